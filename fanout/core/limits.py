@@ -1,0 +1,106 @@
+"""Every bound of the engine with its reason. A queue, cache, wait or retry without a line here is a bug."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Messages and names
+MESSAGE_BYTES_MAX: Final = 32_768  # what a sender may say at once; larger things belong into object storage
+ROOM_NAME_BYTES_MAX: Final = 128
+USER_ID_BYTES_MAX: Final = 64
+RECORD_BYTES_MAX: Final = 1_000_000  # key and value of one record; Kafka's own limit is 1 MiB
+PUBLISH_BATCH_MAX: Final = 1_000  # messages in one POST /v1/publish/batch
+IDEMPOTENCY_S: Final = 600  # a client that retries longer than this has given up
+KEYED_IDS_MAX: Final = 100_000  # keyed ids a room remembers, besides IDEMPOTENCY_S
+
+# Rates (per user; the sender is told)
+USER_PUBLISHES_PER_S: Final = 5.0
+USER_PUBLISH_BURST: Final = 20
+
+# Rates of a process, for rooms whose profile is rate limited: above what a room can be read at, below what hurts others
+ROOM_PUBLISHES_PER_S: Final = 20_000.0
+ROOM_PUBLISH_BURST: Final = 40_000
+APP_PUBLISHES_PER_S: Final = 200_000.0
+APP_PUBLISH_BURST: Final = 400_000
+BUCKETS_MAX: Final = 100_000  # token buckets in memory; a forgotten one begins full again
+
+# Sender
+APPENDS_WAITING_MAX: Final = 20_000  # messages between admission and the log's answer; beyond it 503 with retry_after
+APPENDS_WAITING_BYTES_MAX: Final = 64 << 20
+APPEND_RECORDS_MAX: Final = 1_000  # of one append; keeps a batch of the log well below RECORD_BYTES_MAX together with
+APPEND_BYTES_MAX: Final = 524_288
+KEYS_ASKED_MAX: Final = 64  # idempotency keys of one batch asked for at a time
+EPOCH_CACHE_S: Final = 5.0
+RETRY_AFTER_S: Final = 1.0  # told to callers while the log or the store does not answer
+MEMBERS_APPLIED_TIMEOUT_S: Final = 5.0  # PUT and DELETE members wait for the member worker's mark
+CURSOR_TTL_S: Final = 3_600  # of a page of members
+DRAIN_SENDER_S: Final = 10.0
+
+# Worker
+POLL_RECORDS_MAX: Final = 5_000
+CHUNK_BYTES_MAX: Final = 262_144  # one chunk record; well below Kafka's 1 MB record limit
+CHUNK_SESSIONS_MAX: Final = 5_000
+ROOMS_IN_MEMORY_MAX: Final = 200_000  # per worker; idle rooms beyond it are forgotten, Redis has their state
+HISTORY_META_S: Final = 7 * 86_400  # meta of a room outlives its last entry by this: a late client learns its position
+HISTORY_WAITING_BYTES_MAX: Final = 64 << 20  # with the store down: beyond this polling pauses
+HISTORY_WAITING_S_MAX: Final = 60.0
+
+# Leases and routes
+CHUNK_SLOTS: Final = 256
+ID_NODES: Final = 1_024
+LEASE_TTL_S: Final = 10.0
+LEASE_RENEW_S: Final = 3.0
+LEASE_TABLE_POLL_S: Final = 1.0
+ROUTE_EXPIRES_AFTER_S: Final = 15.0  # of answered polls in which the lease was missing or expired
+ATTACH_TIMEOUT_S: Final = 1.0  # then the subscribe is answered from history, Attached closes the hole later
+ANNOUNCE_S: Final = 10.0
+DETACH_AFTER_S: Final = 30.0
+HOLE_FILL_TIMEOUT_S: Final = 1.0
+
+# Gateway: room log, frames, sessions
+RING_ENTRIES_MAX: Final = 1_024
+RING_AGE_S_MAX: Final = 60.0
+RING_BYTES_MAX: Final = 1 << 20
+RINGS_BYTES_MAX: Final = 512 << 20  # all rings of a process
+FRAME_BYTES_MAX: Final = 65_536
+FRAME_MESSAGES_MAX: Final = 256
+SWEEP_WRITES_MAX: Final = 2_000  # then the loop gets a turn: reads, pongs, other rooms
+SWEEP_SLICE_S: Final = 0.004
+DROPPABLE_AGE_S: Final = 2.0  # a session that was behind gets droppable publications only if younger
+REPLAY_ENTRIES_MAX: Final = 1_024
+REPLAY_BYTES_MAX: Final = 1 << 20
+REPLY_BYTES_MAX: Final = 4 << 20  # one WebSocket message as a client reads it: a whole replay, escaped and wrapped
+ACK_WINDOW: Final = 512
+ROOMS_PER_SESSION_MAX: Final = 128
+CONNECTIONS_PER_USER_MAX: Final = 20
+COMMANDS_PER_S: Final = 50.0
+FRAME_COMMANDS_MAX: Final = 256  # in one WebSocket message: connect, 128 subscribes and as much again
+COMMANDS_BURST: Final = 150  # a page that subscribes to all its rooms in one frame is no flood
+COMMANDS_REFUSED_MAX: Final = 150  # in a row for coming too fast, then the session is closed (3013)
+COMMANDS_WAITING_MAX: Final = 256  # behind one that waits for the log or the store; then 3013
+SESSION_ERRORS_MAX: Final = 100  # refusals for good in a row, then 3509; temporary ones are repeated by SDKs
+WRITE_HIGH_WATER_BYTES: Final = 65_536
+WRITE_HARD_BYTES: Final = 1 << 20  # replies of a client that asks and does not read; then 3008
+PAUSED_PONGS_MISSED_MAX: Final = 3  # looks in a row at a full socket that has taken nothing
+EXPIRED_GRACE_S: Final = 25  # a token's end until the session is closed: the SDK refreshes at the end
+HALF_OPEN_MAX: Final = 10_000  # connections that have not shown who they are
+HALF_OPEN_PER_ADDRESS_MAX: Final = 4_096  # of them from one address; proxies have many clients behind one
+UNSWEPT_MAX: Final = 8_192  # publications waiting for those in step: beyond it no more chunks are read
+HANDSHAKE_S: Final = 5.0
+CONNECT_S: Final = 10.0
+HANDSHAKE_BYTES_MAX: Final = 16_384
+PING_S: Final = 25.0
+PONG_S: Final = 10.0
+MESSAGE_FRAGMENTS_MAX: Final = 128
+CLIENT_MESSAGE_BYTES_MAX: Final = 65_536  # one WebSocket message: a payload of 32 KB, escaped and wrapped
+HISTORY_PAGE_MAX: Final = 1_000
+
+# Members
+MEMBER_PAGE: Final = 100
+MEMBER_PAGE_MAX: Final = 500
+MEMBERS_PER_CALL_MAX: Final = 10_000
+MEMBER_SHARDS: Final = 64
+
+# Drain
+DRAIN_WORKER_S: Final = 10.0
+DRAIN_GATEWAY_S: Final = 10.0
