@@ -233,7 +233,8 @@ class Epochs(Protocol):
         ends below the highest offset seen, ``fresh_epoch`` becomes the epoch (``renewed``) and highest 0."""
 
     async def saw(self, partition: int, owner: int, highest: int) -> None:
-        """Raise the highest offset seen (log offset + 1); raises Fenced for an older owner."""
+        """Raise the highest offset seen (log offset + 1); raises Fenced for an older owner, and where the store
+        has lost the claim (it was emptied): claim again, with a new epoch."""
 
     async def current(self, partition: int) -> str | None:
         """Return the epoch, or None before the first owner."""

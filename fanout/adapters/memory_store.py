@@ -1,0 +1,453 @@
+"""The store's twin: history, epochs, keys, leases and members in the memory of one process.
+
+The rules are those of ``adapters/scripts``; the contract suite and a property test hold the two together.
+Unlike Redis it keeps nothing across a restart, each call is one step that never waits, its clock is the injected one
+(so leases, keys and rooms end by it), and ``MemoryState.available`` takes it away and gives it back.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import attrgetter
+from typing import Final
+
+import msgspec
+
+from fanout.core.errors import FanoutError, Fenced, Unavailable
+from fanout.core.limits import HISTORY_META_S, IDEMPOTENCY_S, KEYED_IDS_MAX
+from fanout.core.messages import Kind
+from fanout.ports import (
+    Claim,
+    Clock,
+    Earlier,
+    HistoryBatch,
+    HistoryEntry,
+    HistoryPage,
+    KeyedId,
+    Lease,
+    MemberChange,
+    MemberPage,
+    RoomMeta,
+    Store,
+)
+
+_OFFSET: Final = attrgetter("offset")
+_AT_MS: Final = attrgetter("at_ms")
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Entries of one kind, oldest first, and their time to live."""
+
+    entries: list[HistoryEntry] = field(default_factory=list)
+    ttl_ms: int = 0
+    added: bool = False
+
+    def trim(self, count_max: int, ttl_ms: int, now_ms: int) -> None:
+        """Keep the newest ``count_max`` (looked at when there are new ones), none older than ``ttl_ms``."""
+        self.ttl_ms = ttl_ms
+        if self.added:
+            del self.entries[: max(0, len(self.entries) - count_max)]
+            self.added = False
+        del self.entries[: bisect_left(self.entries, now_ms - ttl_ms, key=_AT_MS)]
+
+    def add(self, entry: HistoryEntry) -> None:
+        """Add the newest entry."""
+        self.entries.append(entry)
+        self.added = True
+
+    def live(self, now_ms: int) -> Sequence[HistoryEntry]:
+        """Return the entries that have not expired."""
+        if not self.entries or self.entries[0].at_ms >= now_ms - self.ttl_ms:
+            return self.entries
+        return self.entries[bisect_left(self.entries, now_ms - self.ttl_ms, key=_AT_MS) :]
+
+
+@dataclass(slots=True)
+class _Room:
+    """One room of one epoch: what the Redis adapter keeps under four keys. ``last`` -1: nothing is known yet."""
+
+    epoch: str
+    head: int = 0
+    last: int = -1
+    floor: int = 0
+    n: int = 0
+    applied: int = -1
+    owner: int = 0
+    state: bytes = b""
+    reliable: _Stream = field(default_factory=_Stream)
+    recent: _Stream = field(default_factory=_Stream)
+    keyed: list[tuple[int, int, int]] = field(default_factory=list)  # (at_ms, id, offset), sorted
+    gone_ms: int = 0
+
+    def store(self, batch: HistoryBatch) -> None:
+        """Take a batch in; raises Fenced. The steps are those of ``scripts/history_store.lua``."""
+        if self.owner > batch.owner:
+            raise Fenced(f"{batch.key}: owner {self.owner} has been here, {batch.owner} is older")
+        for entry in batch.entries:
+            if entry.offset > self.head:
+                self._add(entry)
+        if batch.last > self.last:  # reliable entries that never came here: the chain is cut before them
+            self.last = self.floor = batch.last
+        self.head = max(self.head, batch.head, self.last)
+        if batch.owner > self.owner or batch.applied >= self.applied:
+            self.n, self.applied, self.state = batch.n, batch.applied, batch.state
+        self.owner = batch.owner
+        self.reliable.trim(batch.reliable_max, batch.reliable_ttl_ms, batch.now_ms)
+        self.recent.trim(batch.recent_max, batch.recent_ttl_ms, batch.now_ms)
+        self.floor = self.floor_at(batch.now_ms)
+        self._remember(batch)
+
+    def _add(self, entry: HistoryEntry) -> None:
+        if entry.kind == Kind.RELIABLE.value:
+            if entry.prev != self.last:
+                self.floor = entry.prev
+            self.reliable.add(entry)
+            self.last = entry.offset
+        else:
+            self.recent.add(entry)
+        self.head = entry.offset
+
+    def _remember(self, batch: HistoryBatch) -> None:
+        if not batch.keyed:
+            return
+        for keyed in batch.keyed:
+            item = (keyed.at_ms, keyed.id, keyed.offset)
+            if item not in self.keyed[bisect_left(self.keyed, item) :][:1]:
+                insort(self.keyed, item)
+        expired = bisect_left(self.keyed, (batch.now_ms - IDEMPOTENCY_S * 1_000, -1, -1))
+        del self.keyed[: max(expired, len(self.keyed) - KEYED_IDS_MAX)]
+
+    def floor_at(self, now_ms: int) -> int:
+        """Return from where on the chain is whole in what has not expired."""
+        live = self.reliable.live(now_ms)
+        return max(self.floor, live[0].prev if live else self.last)
+
+    def meta(self, now_ms: int, *, state: bool, keyed: bool) -> RoomMeta:
+        """Return the meta, with or without the two large parts."""
+        return RoomMeta(
+            epoch=self.epoch,
+            head=self.head,
+            last=self.last,
+            floor=self.floor_at(now_ms),
+            n=self.n,
+            applied=self.applied,
+            owner=self.owner,
+            state=self.state if state else b"",
+            keyed=tuple(KeyedId(id, offset, at_ms) for at_ms, id, offset in self.keyed) if keyed else (),
+        )
+
+    def read(self, now_ms: int, after: int, *, reverse: bool) -> list[HistoryEntry]:
+        """Return live entries beyond ``after``, in the order asked for."""
+        merged = sorted([*self.reliable.live(now_ms), *self.recent.live(now_ms)], key=_OFFSET)
+        if not reverse:
+            return merged[bisect_right(merged, after, key=_OFFSET) :]
+        before = merged[: bisect_left(merged, after, key=_OFFSET)] if after else merged
+        return before[::-1]
+
+
+@dataclass(slots=True)
+class _Shard:
+    """Members of one room shard; ``order`` holds the users, sorted, for the pages."""
+
+    members: dict[str, bytes] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    applied: int = 0
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class MemoryState:
+    """Everything one twin holds. Stores that share a state see the same data, as clients of one Redis do.
+
+    Of more than ``rooms_max`` rooms or ``keys_max`` idempotency keys the oldest goes.
+    """
+
+    available: bool = True
+    rooms_max: int = 100_000
+    keys_max: int = 1_000_000
+    rooms: OrderedDict[tuple[str, str], _Room] = field(default_factory=OrderedDict)
+    epochs: dict[int, Claim] = field(default_factory=dict)
+    keys: OrderedDict[tuple[str, str], tuple[Earlier, int]] = field(default_factory=OrderedDict)
+    leases: dict[str, dict[int, Lease]] = field(default_factory=dict)
+    shard_counts: dict[str, int] = field(default_factory=dict)
+    shards: dict[tuple[str, int], _Shard] = field(default_factory=dict)
+    marks: dict[int, int] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise Unavailable where the store was taken away."""
+        if not self.available:
+            raise Unavailable("the store in memory was taken away")
+
+    def flush(self) -> None:
+        """Forget everything, as FLUSHALL does (for tests and simulations)."""
+        for part in (self.rooms, self.epochs, self.keys, self.leases, self.shard_counts, self.shards, self.marks):
+            part.clear()
+
+
+class MemoryHistory:
+    """``ports.History`` in memory."""
+
+    def __init__(self, state: MemoryState, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+
+    async def load(self, rooms: Sequence[tuple[str, str]]) -> Sequence[RoomMeta | None]:
+        """Return the meta of (key, epoch) pairs."""
+        self._state.check()
+        now_ms = self._clock.wall_ms()
+        found = [self._room(key, epoch, now_ms) for key, epoch in rooms]
+        return [room.meta(now_ms, state=True, keyed=True) if room is not None else None for room in found]
+
+    async def store(self, batches: Sequence[HistoryBatch]) -> Sequence[BaseException | None]:
+        """Store batches; per batch None or what went wrong."""
+        results: list[BaseException | None] = []
+        for batch in batches:
+            try:
+                self._store(batch)
+            except FanoutError as error:
+                results.append(error)
+            else:
+                results.append(None)
+        return results
+
+    def _store(self, batch: HistoryBatch) -> None:
+        self._state.check()
+        rooms, now_ms = self._state.rooms, self._clock.wall_ms()
+        room = self._room(batch.key, batch.epoch, now_ms) or _Room(batch.epoch)
+        room.store(batch)
+        room.gone_ms = now_ms + max(batch.reliable_ttl_ms, batch.recent_ttl_ms) + HISTORY_META_S * 1_000
+        rooms[batch.key, batch.epoch] = room
+        rooms.move_to_end((batch.key, batch.epoch))
+        while len(rooms) > self._state.rooms_max or next(iter(rooms.values())).gone_ms < now_ms:
+            rooms.popitem(last=False)
+
+    def _room(self, key: str, epoch: str, now_ms: int) -> _Room | None:
+        room = self._state.rooms.get((key, epoch))
+        return room if room is not None and room.gone_ms >= now_ms else None
+
+    async def read(
+        self, key: str, epoch: str, *, after: int, limit: int, bytes_max: int, reverse: bool = False
+    ) -> HistoryPage:
+        """Return entries beyond ``after``; at least one where there is one, however large."""
+        self._state.check()
+        now_ms = self._clock.wall_ms()
+        room = self._room(key, epoch, now_ms)
+        if room is None:
+            return HistoryPage(None, [], truncated=False)
+        if limit <= 0:
+            return HistoryPage(room.meta(now_ms, state=True, keyed=False), [], truncated=False)
+        found = room.read(now_ms, after, reverse=reverse)
+        entries = within([entry.encoded for entry in found[:limit]], bytes_max)
+        meta = room.meta(now_ms, state=False, keyed=False)
+        return HistoryPage(meta, entries, truncated=len(entries) < len(found))
+
+
+def within(entries: Iterable[bytes], bytes_max: int) -> list[bytes]:
+    """Return the first entries that fit into ``bytes_max`` together, and the first one in any case."""
+    fitting: list[bytes] = []
+    size = 0
+    for entry in entries:
+        size += len(entry)
+        if fitting and size > bytes_max:
+            break
+        fitting.append(entry)
+    return fitting
+
+
+class MemoryEpochs:
+    """``ports.Epochs`` in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    async def claim(self, partition: int, log_end: int, wall_ms: int, fresh_epoch: str) -> Claim:
+        """Take a partition over."""
+        self._state.check()
+        before = self._state.epochs.get(partition)
+        owner = max(before.owner + 1, wall_ms) if before else wall_ms
+        renewed = before is None or log_end < before.highest
+        epoch, highest = (fresh_epoch, 0) if before is None or renewed else (before.epoch, before.highest)
+        self._state.epochs[partition] = Claim(epoch, owner, highest, renewed)
+        return self._state.epochs[partition]
+
+    async def saw(self, partition: int, owner: int, highest: int) -> None:
+        """Raise the highest offset seen; raises Fenced for an older owner, and where the store has lost the claim."""
+        self._state.check()
+        before = self._state.epochs.get(partition)
+        if before is None or before.owner > owner:
+            raise Fenced(f"partition {partition} is owned by {before.owner if before else 'nobody'}, not by {owner}")
+        self._state.epochs[partition] = before._replace(owner=owner, highest=max(before.highest, highest))
+
+    async def current(self, partition: int) -> str | None:
+        """Return the epoch, or None."""
+        self._state.check()
+        claim = self._state.epochs.get(partition)
+        return claim and claim.epoch
+
+
+class MemoryKeys:
+    """``ports.Keys`` in memory."""
+
+    def __init__(self, state: MemoryState, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+
+    async def claim(self, room: str, key: str, id: int, digest: bytes, ttl_s: int) -> Earlier | None:
+        """Store (id, digest) under the key and return None, or return what stands there."""
+        self._state.check()
+        keys, now_ms = self._state.keys, self._clock.wall_ms()
+        found = keys.get((room, key))
+        if found is not None and found[1] > now_ms:
+            return found[0]
+        while keys and (len(keys) >= self._state.keys_max or next(iter(keys.values()))[1] <= now_ms):
+            keys.popitem(last=False)
+        keys[room, key] = (Earlier(id, None, digest), now_ms + ttl_s * 1_000)
+        keys.move_to_end((room, key))
+        return None
+
+    async def settle(self, room: str, key: str, id: int, offset: int, ttl_s: int) -> None:
+        """Note where the record of ``id`` stands; does nothing when the key is another's or has expired."""
+        self._state.check()
+        now_ms = self._clock.wall_ms()
+        found = self._state.keys.get((room, key))
+        if found is not None and found[1] > now_ms and found[0].id == id:
+            self._state.keys[room, key] = (found[0]._replace(offset=offset), now_ms + ttl_s * 1_000)
+            self._state.keys.move_to_end((room, key))
+
+
+class MemoryLeases:
+    """``ports.Leases`` in memory. A lease stays in the table's state after its end, for its generation."""
+
+    def __init__(self, state: MemoryState, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+
+    async def acquire(self, pool: str, size: int, holder: str, address: str, wall_ms: int, ttl_ms: int) -> Lease | None:
+        """Lease the number that has been free longest (never leased first), or return None."""
+        self._state.check()
+        now_ms = self._clock.wall_ms()
+        held = self._state.leases.setdefault(pool, {})
+        free_ms, number = min((held[n].expires_ms if n in held else 0, n) for n in range(size))
+        if free_ms > now_ms:
+            return None
+        generation = max(held[number].generation + 1, wall_ms) if number in held else wall_ms
+        used_ms = held[number].used_ms if number in held else 0
+        held[number] = Lease(pool, number, generation, holder, address, now_ms + ttl_ms, used_ms)
+        return held[number]
+
+    async def renew(self, lease: Lease, ttl_ms: int, used_ms: int = 0) -> bool:
+        """Prolong; False when a higher generation holds the number. A lease that the store has lost stands again."""
+        self._state.check()
+        held = self._state.leases.setdefault(lease.pool, {})
+        if lease.number in held and held[lease.number].generation > lease.generation:
+            return False
+        if lease.number in held:
+            used_ms = max(used_ms, held[lease.number].used_ms)
+        expires_ms = self._clock.wall_ms() + ttl_ms
+        held[lease.number] = msgspec.structs.replace(lease, expires_ms=expires_ms, used_ms=used_ms)
+        return True
+
+    async def release(self, lease: Lease, used_ms: int | None = None) -> None:
+        """Give the number back."""
+        self._state.check()
+        held = self._state.leases.get(lease.pool, {})
+        if lease.number in held and held[lease.number].generation == lease.generation:
+            used_ms = held[lease.number].used_ms if used_ms is None else used_ms
+            now_ms = self._clock.wall_ms()
+            held[lease.number] = Lease(lease.pool, lease.number, lease.generation, "", "", now_ms, used_ms)
+
+    async def table(self, pool: str) -> Mapping[int, Lease]:
+        """Return the unexpired leases by number."""
+        self._state.check()
+        now_ms = self._clock.wall_ms()
+        return {n: lease for n, lease in self._state.leases.get(pool, {}).items() if lease.expires_ms > now_ms}
+
+
+class MemoryMembers:
+    """``ports.Members`` in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    async def shards(self, room: str, wanted: int) -> int:
+        """Return the room's number of shards; the first caller with ``wanted`` > 0 fixes it."""
+        self._state.check()
+        if wanted > 0:
+            return self._state.shard_counts.setdefault(room, wanted)
+        return self._state.shard_counts.get(room, 0)
+
+    async def apply(self, room: str, shard: int, changes: Sequence[MemberChange], applied: int) -> None:
+        """Write changes of one shard; changes nothing where ``applied`` is not above what stands."""
+        self._state.check()
+        held = self._state.shards.setdefault((room, shard), _Shard())
+        if applied <= held.applied:
+            return
+        held.applied = applied
+        for user, joined in changes:
+            if joined is None and held.members.pop(user, None) is not None:
+                del held.order[bisect_left(held.order, user)]
+            elif joined is not None:
+                if user not in held.members:
+                    insort(held.order, user)
+                held.members[user] = joined
+
+    async def mark(self, partition: int, applied: int) -> None:
+        """Note that everything before ``applied`` of a members partition is written."""
+        self._state.check()
+        self._state.marks[partition] = applied
+
+    async def marked(self, partition: int) -> int | None:
+        """Return the mark, or None."""
+        self._state.check()
+        return self._state.marks.get(partition)
+
+    async def contains(self, room: str, shard: int, user: str) -> bool:
+        """True where the user is a member."""
+        self._state.check()
+        held = self._state.shards.get((room, shard))
+        return held is not None and user in held.members
+
+    async def page(self, room: str, shard: int, start_user: str, limit: int) -> MemberPage:
+        """Return up to ``limit`` members from ``start_user`` on, in the order of the user ids' bytes."""
+        self._state.check()
+        held = self._state.shards.get((room, shard), _Shard())
+        start = bisect_left(held.order, start_user)
+        users = list(islice(held.order, start, start + limit + 1))
+        following = users[limit] if len(users) > limit else None
+        return MemberPage([(user, held.members[user]) for user in users[:limit]], following)
+
+    async def count(self, room: str, shards: int) -> int:
+        """Return the members of all shards."""
+        self._state.check()
+        return sum(len(self._state.shards[room, n].members) for n in range(shards) if (room, n) in self._state.shards)
+
+
+class MemoryBackend:
+    """``ports.StoreBackend`` in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    async def ping(self) -> None:
+        """Return, or raise Unavailable when the store was taken away."""
+        self._state.check()
+
+    async def close(self) -> None:
+        """Do nothing: other stores may share the state, and it ends with the last of them."""
+
+
+def memory_store(clock: Clock, state: MemoryState | None = None) -> Store:
+    """Return a store in memory, on a state of its own or on the given one."""
+    held = state if state is not None else MemoryState()
+    return Store(
+        history=MemoryHistory(held, clock),
+        epochs=MemoryEpochs(held),
+        keys=MemoryKeys(held, clock),
+        leases=MemoryLeases(held, clock),
+        members=MemoryMembers(held),
+        backend=MemoryBackend(held),
+    )
