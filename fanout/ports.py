@@ -153,7 +153,7 @@ class KeyedId(NamedTuple):
     at_ms: int
 
 
-class HistoryEntry(NamedTuple):
+class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
     """A publication for the history: ``encoded`` is the msgpack of a records.Entry."""
 
     offset: int

@@ -115,7 +115,7 @@ def _batch(key: bytes, batch: HistoryBatch) -> Call:
         batch.reliable_ttl_ms,
         batch.recent_max,
         batch.recent_ttl_ms,
-        [entry[:4] for entry in entries],
+        [(entry.offset, entry.kind, entry.prev, entry.at_ms) for entry in entries],
         [one.at_ms for one in keyed],
         _META_MS,
         _KEYED_MS,

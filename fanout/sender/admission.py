@@ -1,0 +1,103 @@
+"""Who may publish, and how often. Rates are of this process; memory is bounded by forgetting full buckets first.
+
+A bucket is one float (generic cell rate algorithm): the time at which it would be full again.
+Source: ITU-T I.371 annex A.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+from fanout.core.errors import PERMISSION_DENIED, TOO_MANY_REQUESTS, Refused
+from fanout.core.limits import (
+    APP_PUBLISH_BURST,
+    APP_PUBLISHES_PER_S,
+    BUCKETS_MAX,
+    ROOM_PUBLISH_BURST,
+    ROOM_PUBLISHES_PER_S,
+    USER_PUBLISH_BURST,
+    USER_PUBLISHES_PER_S,
+)
+from fanout.core.messages import Priority, Profile
+
+_ROUNDING_S: Final = 1e-6  # sums of floats are not exact: the last message of a burst must still fit
+_CLIENT_CLASSES: Final = (Priority.NORMAL, Priority.LOW)  # HIGH and SYSTEM are the application's to give
+
+
+class Rate(NamedTuple):
+    """Messages a second on average, and at once."""
+
+    per_s: float
+    burst: int
+
+
+class Rates(NamedTuple):
+    """Rates per user, room and app of one process."""
+
+    user: Rate = Rate(USER_PUBLISHES_PER_S, USER_PUBLISH_BURST)
+    room: Rate = Rate(ROOM_PUBLISHES_PER_S, ROOM_PUBLISH_BURST)
+    app: Rate = Rate(APP_PUBLISHES_PER_S, APP_PUBLISH_BURST)
+
+
+class Buckets:
+    """Token buckets by name, all of one rate, at most ``buckets_max`` of them."""
+
+    def __init__(self, rate: Rate, buckets_max: int = BUCKETS_MAX) -> None:
+        self._interval_s = 1.0 / rate.per_s
+        self._depth_s = rate.burst * self._interval_s
+        self._full_at: OrderedDict[str, float] = OrderedDict()  # least recently used first
+        self._buckets_max = buckets_max
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def wait_s(self, name: str, now_s: float, messages: int = 1) -> float:
+        """Return 0 where ``messages`` fit now, else how long until they do. Takes nothing."""
+        full_at = max(self._full_at.get(name, now_s), now_s)
+        wait_s = full_at + messages * self._interval_s - now_s - self._depth_s
+        return wait_s if wait_s > _ROUNDING_S else 0.0
+
+    def take(self, name: str, now_s: float, messages: int = 1) -> None:
+        """Take tokens, also more than there are: the caller has asked ``wait_s``."""
+        full_at = self._full_at
+        full_at[name] = max(full_at.get(name, now_s), now_s) + messages * self._interval_s
+        full_at.move_to_end(name)
+        if len(full_at) > self._buckets_max:
+            full_at.popitem(last=False)
+
+
+class Admission:
+    """Decides about one message; raises Refused, or takes the tokens and returns."""
+
+    def __init__(self, rates: Rates | None = None) -> None:
+        rates = rates or Rates()
+        self._rates = rates
+        self._users, self._rooms, self._apps = Buckets(rates.user), Buckets(rates.room), Buckets(rates.app)
+
+    def check_client(self, profile: Profile, priority: Priority, *, subscribed: bool) -> None:
+        """Raise Refused ``permission_denied`` where a client may not publish that into a room of this profile."""
+        allowed = profile.publish == "all" or (profile.publish == "members" and subscribed)
+        if not allowed:
+            who = "subscribed sessions" if profile.publish == "members" else "nobody but the application"
+            raise Refused(PERMISSION_DENIED, f"{who} may publish here (namespace profile {profile.name})")
+        if priority not in _CLIENT_CLASSES:
+            raise Refused(PERMISSION_DENIED, f"priority: a client cannot publish {priority.word}")
+
+    def take(self, app: str, room: str, user: str, profile: Profile, now_s: float) -> None:
+        """Take a token of app, room and (for a client's message) user; raises Refused ``too_many_requests``.
+
+        ``room`` and ``user`` come with their app in front. Where one bucket is empty no other is touched.
+        """
+        if not profile.rate_limited:
+            return
+        buckets = [("app", self._apps, app, self._rates.app), ("room", self._rooms, room, self._rates.room)]
+        if user:
+            buckets.append(("user", self._users, user, self._rates.user))
+        for what, bucket, name, rate in buckets:
+            wait_s = bucket.wait_s(name, now_s)
+            if wait_s > 0:
+                detail = f"rate of the {what}: {rate.per_s:g} messages/s, {rate.burst} at once"
+                raise Refused(TOO_MANY_REQUESTS, detail, retry_after_s=wait_s)
+        for _, bucket, name, _ in buckets:
+            bucket.take(name, now_s)
