@@ -1,0 +1,235 @@
+"""The ledger of a room: what became of every message and of every delivery. Pure, cumulative, stored with the room.
+
+Messages: accepted = kept + merged + dropped(stage, reason). Deliveries: offered = written + dropped(reason) + pending
++ unreported. Gateways report cumulative counts per stay of a room on a slot (slot, generation, instance); the ledger
+keeps the last report of each stay and the sum of those that have ended, so a report that comes twice changes nothing.
+
+Lives here: the counts, their stored form and the check that they add up. Lives elsewhere: when a message is dropped
+(``policy``), when a stay begins and ends (``room_state``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from fanout.core.errors import RecordError
+from fanout.core.messages import PRIORITIES
+from fanout.core.policy import DropReason
+from fanout.core.records import Counts, RoomReport, decode_body
+from fanout.core.room_log import NONE, Tally, minus, plus, times
+
+CLASSES: Final = len(PRIORITIES)
+WORDS: Final = tuple(priority.word for priority in PRIORITIES)
+EDGE_REASONS_MAX: Final = 16  # a gateway's reasons are a closed set; beyond it something is wrong with the gateway
+_OTHER: Final = "other"
+
+
+def zeros() -> Counts:
+    """Return counts of nothing, one place per class, to be counted up in place."""
+    return [0] * CLASSES
+
+
+class Edge(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Deliveries by class. ``unreported``: their gateway died before it said what became of them (an upper bound)."""
+
+    offered: Tally = NONE
+    written: Tally = NONE
+    dropped: dict[str, Tally] = {}
+    pending: Tally = NONE
+    unreported: Tally = NONE
+    unconfirmed: Tally = NONE
+
+
+NOTHING: Final = Edge()  # one object for all stays without a report: a room has up to one stay per slot
+
+
+class Ledger(msgspec.Struct, array_like=True, gc=False):
+    """Messages by class, and in ``edge`` the deliveries of the stays that have ended."""
+
+    accepted: Counts = msgspec.field(default_factory=zeros)
+    kept: Counts = msgspec.field(default_factory=zeros)
+    merged: Tally = NONE
+    dropped: dict[str, dict[str, Counts]] = {}
+    edge: Edge = NOTHING
+
+
+class Stay(msgspec.Struct, array_like=True, gc=False):
+    """One stay of a room on a slot: the route while it lasts, and what its gateway reported last.
+
+    ``kept_then`` is what the room had kept when that report stood in the log: the difference to now was sent to the
+    slot since. ``gone`` is that difference when the slot's lease was given up for lost, None while it holds;
+    ``gone_ms`` the record clock then.
+    """
+
+    generation: int
+    instance: int
+    kept_then: Tally
+    subscriptions: int = 0
+    users: int = 0
+    head: int = 0
+    edge: Edge = NOTHING
+    gone: Tally | None = None
+    gone_ms: int = 0
+
+
+class _Counted(msgspec.Struct, array_like=True, gc=False):
+    """The first places of a room's stored state: all that the ledger needs of it."""
+
+    ledger: Ledger
+    stays: dict[int, Stay]
+
+
+def drop(ledger: Ledger, reason: DropReason, class_: int) -> None:
+    """Count a message (``class_`` = header byte) that policy does not keep."""
+    stage = ledger.dropped.setdefault(reason.stage, {})
+    counts = stage.get(reason.word)
+    if counts is None:
+        counts = stage[reason.word] = zeros()
+    counts[class_] += 1
+
+
+def check_report(report: RoomReport) -> None:
+    """Raise RecordError ``bad_report`` where counts have not one place per class or a count is negative."""
+    rows = (report.offered, report.written, report.pending, report.unconfirmed, *report.dropped.values())
+    if report.subscriptions < 0 or any(len(row) != CLASSES or min(row) < 0 for row in rows):
+        raise RecordError("bad_report", f"room {report.key!r}: {CLASSES} counts from 0 up are needed in each place")
+
+
+def take_report(stay: Stay, report: RoomReport, kept: Counts) -> bool:
+    """Put a cumulative report in the place of the stay's last one; False where it says nothing new."""
+    edge = Edge(
+        _tally(report.offered),
+        _tally(report.written),
+        {reason: _tally(counts) for reason, counts in _bounded(report.dropped).items()},
+        _tally(report.pending),
+        NONE,
+        _tally(report.unconfirmed),
+    )
+    said = (edge, _tally(kept), report.subscriptions, report.users, report.head)
+    if said == (stay.edge, stay.kept_then, stay.subscriptions, stay.users, stay.head):
+        return False
+    stay.edge, stay.kept_then, stay.subscriptions, stay.users, stay.head = said
+    return True
+
+
+def sent_since(stay: Stay, kept: Counts) -> Tally:
+    """Return the publications by class that were sent to the slot since its last report."""
+    return minus(_tally(kept), stay.kept_then) if stay.gone is None else stay.gone
+
+
+def ended(stay: Stay, sent: Tally) -> Edge:
+    """Return what a stay leaves behind when nobody will report on it any more.
+
+    What was sent since its last report reached at most the subscriptions of that report; what was pending then may
+    have been written or not. Both are unreported: the identity holds and nothing is claimed.
+    """
+    edge = stay.edge
+    unknown = times(sent, stay.subscriptions)
+    return Edge(
+        plus(edge.offered, unknown),
+        edge.written,
+        edge.dropped,
+        NONE,
+        plus(unknown, edge.pending),
+        edge.unconfirmed,
+    )
+
+
+def add(one: Edge, other: Edge) -> Edge:
+    """Return the sum of both."""
+    dropped = dict(one.dropped)
+    for reason, counts in other.dropped.items():
+        dropped[reason] = plus(dropped.get(reason, NONE), counts)
+    return Edge(
+        plus(one.offered, other.offered),
+        plus(one.written, other.written),
+        dropped,
+        plus(one.pending, other.pending),
+        plus(one.unreported, other.unreported),
+        plus(one.unconfirmed, other.unconfirmed),
+    )
+
+
+def edge_total(ledger: Ledger, stays: Iterable[Stay]) -> Edge:
+    """Return the deliveries of a room: stays that ended, that go on, and that were lost with their gateway."""
+    total = ledger.edge
+    for stay in stays:
+        total = add(total, stay.edge if stay.gone is None else ended(stay, stay.gone))
+    return total
+
+
+def report(state: bytes) -> dict[str, Any]:
+    """Return the ledger in a room's stored state, JSON-able, counts as {class: n}; raises RecordError.
+
+    ``{accepted, kept, merged, dropped: {stage: {reason: {class: n}}}, edge: {offered, written, dropped: {reason:
+    {class: n}}, pending, unreported, unconfirmed}}``; empty ``state`` = a room of which nothing was counted yet.
+    """
+    counted = decode_body(state, _Counted) if state else _Counted(Ledger(), {})
+    ledger = counted.ledger
+    edge = edge_total(ledger, counted.stays.values())
+    return {
+        "accepted": _by_class(ledger.accepted),
+        "kept": _by_class(ledger.kept),
+        "merged": _by_class(ledger.merged),
+        "dropped": {
+            stage: {reason: _by_class(counts) for reason, counts in reasons.items()}
+            for stage, reasons in ledger.dropped.items()
+        },
+        "edge": {
+            "offered": _by_class(edge.offered),
+            "written": _by_class(edge.written),
+            "dropped": {reason: _by_class(counts) for reason, counts in edge.dropped.items()},
+            "pending": _by_class(edge.pending),
+            "unreported": _by_class(edge.unreported),
+            "unconfirmed": _by_class(edge.unconfirmed),
+        },
+    }
+
+
+def listening(state: bytes, *, without_slot: int) -> tuple[int, int]:
+    """Return (subscriptions, users) that the gateways of a room last reported, one slot left out; raises RecordError.
+
+    A user with sessions on several gateways counts once on each.
+    """
+    stays = decode_body(state, _Counted).stays if state else {}
+    here = [stay for slot, stay in stays.items() if slot != without_slot and stay.gone is None]
+    return sum(stay.subscriptions for stay in here), sum(stay.users for stay in here)
+
+
+def differences(ledger: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each class whose counts in a ``report`` do not add up; empty: it reconciles."""
+    edge = ledger["edge"]
+    found = []
+    for word in WORDS:
+        fates = ledger["kept"][word] + ledger["merged"][word]
+        fates += sum(counts[word] for reasons in ledger["dropped"].values() for counts in reasons.values())
+        if ledger["accepted"][word] != fates:
+            found.append(f"{word}: accepted {ledger['accepted'][word]}, kept + merged + dropped {fates}")
+        fates = edge["written"][word] + edge["pending"][word] + edge["unreported"][word]
+        fates += sum(counts[word] for counts in edge["dropped"].values())
+        if edge["offered"][word] != fates:
+            found.append(f"{word}: offered {edge['offered'][word]}, written + dropped + pending + unreported {fates}")
+    return found
+
+
+def _by_class(counts: Counts | Tally) -> dict[str, int]:
+    return dict(zip(WORDS, counts, strict=True))
+
+
+def _tally(counts: Counts) -> Tally:
+    system, high, normal, low = counts
+    if not (system or high or normal or low):
+        return NONE  # one object: most places of most stays are zero
+    return (system, high, normal, low)
+
+
+def _bounded(dropped: dict[str, Counts]) -> dict[str, Counts]:
+    if len(dropped) <= EDGE_REASONS_MAX:
+        return dropped
+    named = [reason for reason in dropped if reason != _OTHER][: EDGE_REASONS_MAX - 1]
+    bounded = {reason: dropped[reason] for reason in named}
+    bounded[_OTHER] = [sum(counts) for counts in zip(*(dropped[r] for r in dropped if r not in bounded), strict=True)]
+    return bounded

@@ -1,0 +1,105 @@
+"""Thinning: which messages of a loud room become publications. Pure, O(1) a message, decided in log order.
+
+Per window of record time (200 ms) a room has ``reserved_slots`` that only HIGH may take and ``shared_slots`` for all.
+HIGH beyond its own takes shared slots of this window, then of the next ones: its debt, capped at five windows' shared
+slots. NORMAL and LOW get what HIGH left, LOW only in the first half of it, so that likes never crowd chat out of a
+window. SYSTEM and HIGH are kept in any case and SYSTEM takes no slot.
+
+Lives here: why a message is dropped before the gateways, and the state of the windows. Lives elsewhere: who counts it
+(``ledger``), what stands in the store (``room_state``), drops at the gateways.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from fanout.core.messages import Priority, Profile
+
+DEBT_WINDOWS_MAX: Final = 5  # a flood of gifts silences chat for at most one second after it ends
+
+_SYSTEM: Final = Priority.SYSTEM
+_HIGH: Final = Priority.HIGH
+_LOW: Final = Priority.LOW
+
+
+class DropReason(Enum):
+    """Every fate before the gateways that is no publication: (stage, reason), as in the ledger and in metrics."""
+
+    WINDOW_FULL = ("policy", "window_full")  # no slot of the window is left for its class
+    SENDER_CAP = ("policy", "sender_cap")  # its sender has had its share of this window
+    KEYED = ("repeat", "keyed")  # the same idempotency key stands at a lower position
+
+    def __init__(self, stage: str, word: str) -> None:
+        self.stage = stage
+        self.word = word
+
+
+class Thinning(msgspec.Struct, array_like=True, gc=False):
+    """Where a room stands in its windows; part of its stored state, fixed places.
+
+    ``clock_ms`` is the room's record clock, ``window`` the number of the open window, ``senders`` the shared slots that
+    each sender has taken in it (at most ``shared_slots`` names), ``debt`` the shared slots of later windows that HIGH
+    has taken already.
+    """
+
+    clock_ms: int = 0
+    window: int = 0
+    reserved_used: int = 0
+    shared_used: int = 0
+    debt: int = 0
+    senders: dict[str, int] | None = None
+
+
+def take_slot(
+    thinning: Thinning, profile: Profile, shared_slots: int, priority: Priority, sender: str
+) -> DropReason | None:
+    """Take a slot for a message at ``thinning.clock_ms``; return why there is none, or None: it is kept.
+
+    ``shared_slots`` is the value in force (a Budget record may have changed the profile's). An empty ``sender`` is
+    nobody in particular and has no cap.
+    """
+    window = thinning.clock_ms // profile.window_ms
+    if window > thinning.window:
+        _open(thinning, window, shared_slots)
+    if priority is _HIGH:
+        _take_high(thinning, profile.reserved_slots, shared_slots)
+        return None
+    if priority is _SYSTEM:
+        return None
+    left_for = (shared_slots + 1) // 2 if priority is _LOW else shared_slots
+    if thinning.shared_used >= left_for:
+        return DropReason.WINDOW_FULL
+    if sender:
+        senders = thinning.senders
+        if senders is None:
+            senders = thinning.senders = {}
+        taken = senders.get(sender, 0)
+        if taken >= profile.sender_slots_max:
+            return DropReason.SENDER_CAP
+        senders[sender] = taken + 1
+    thinning.shared_used += 1
+    return None
+
+
+def _open(thinning: Thinning, window: int, shared_slots: int) -> None:
+    # Windows nobody spoke in pay debt as well: it is time that the clients had for themselves.
+    idle = window - thinning.window - 1
+    debt = max(0, min(thinning.debt, DEBT_WINDOWS_MAX * shared_slots) - idle * shared_slots)
+    paid = min(debt, shared_slots)
+    thinning.window = window
+    thinning.reserved_used = 0
+    thinning.shared_used = paid
+    thinning.debt = debt - paid
+    thinning.senders = None
+
+
+def _take_high(thinning: Thinning, reserved_slots: int, shared_slots: int) -> None:
+    if thinning.reserved_used < reserved_slots:
+        thinning.reserved_used += 1
+    elif thinning.shared_used < shared_slots:
+        thinning.shared_used += 1
+    elif thinning.debt < DEBT_WINDOWS_MAX * shared_slots:
+        thinning.debt += 1

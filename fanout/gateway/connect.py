@@ -1,0 +1,109 @@
+"""Beginning a session and keeping its token alive: the commands ``connect`` and ``refresh``."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+from fanout.core.errors import (
+    BAD_REQUEST,
+    CONNECTION_LIMIT,
+    DRAINING,
+    FORBIDDEN,
+    INVALID_TOKEN,
+    SHUTDOWN,
+    TOKEN_EXPIRED,
+    CloseCode,
+    Refused,
+)
+from fanout.gateway.subscribe import Violation, enter, prepare, ttl_of
+from fanout.protocol.centrifuge import (
+    ConnectRequest,
+    ConnectResult,
+    RefreshRequest,
+    RefreshResult,
+    Reply,
+    SubscribeRequest,
+    SubscribeResult,
+)
+
+if TYPE_CHECKING:
+    from fanout.gateway.services import Services
+    from fanout.gateway.session import Session
+    from fanout.runtime.tokens import Claims
+
+VERSION: Final = f"fanout {version('fanout-engine')}"
+_FRESH: Final = SubscribeRequest()
+
+
+class Closing(Exception):
+    """The command ends the connection with this code."""
+
+    def __init__(self, code: CloseCode) -> None:
+        super().__init__(code.reason)
+        self.code = code
+
+
+async def connect(session: Session, services: Services, request: ConnectRequest) -> Reply:
+    """Answer ``connect``: who the session is, when it must show signs of life, and what the server subscribed it to."""
+    claims = _claims(services, request.token)
+    if services.sessions.is_full(claims.app, claims.user):
+        raise Closing(CONNECTION_LIMIT)
+    if services.sessions.draining:
+        raise Closing(SHUTDOWN)
+    session.open(claims)
+    subs = await _server_side(session, services, request) if claims.subs else {}
+    expires, ttl = ttl_of(services, claims.expires_s)
+    native = session.native_pings
+    return Reply(
+        connect=ConnectResult(
+            client=session.client,
+            version=VERSION,
+            expires=expires,
+            ttl=ttl,
+            subs=subs,
+            ping=0 if native else max(1, round(services.settings.ping_s)),
+            pong=not native,
+            node=services.node,
+        )
+    )
+
+
+async def _server_side(session: Session, services: Services, request: ConnectRequest) -> dict[str, SubscribeResult]:
+    """Subscribe the session to the rooms of its token: all of them at once, so that no push precedes the reply."""
+    rooms = session.claims.subs
+    prepared = await asyncio.gather(
+        *(
+            prepare(session, services, room, request.subs.get(room, _FRESH), server_side=True)
+            for room in dict.fromkeys(rooms)
+        )
+    )
+    return {one.room.name: enter(session, services, one, server_side=True) for one in prepared}
+
+
+def _claims(services: Services, token: str) -> Claims:
+    """Return who the token says that this is; an invalid one ends the connection for good, an old one is exchanged."""
+    try:
+        return services.tokens.connect(token)
+    except Refused as refused:
+        if refused.problem is TOKEN_EXPIRED:
+            raise
+        if refused.problem is DRAINING:
+            raise Closing(SHUTDOWN) from refused
+        raise Closing(INVALID_TOKEN) from refused
+
+
+async def refresh(session: Session, services: Services, request: RefreshRequest) -> Reply:
+    """Answer ``refresh``: the same user's next token, for a session that was told when its old one ends."""
+    if session.claims.expires_s is None:
+        raise Violation("the session was not announced as one that expires")
+    if not request.token:
+        raise Refused(BAD_REQUEST, "token: missing")
+    claims = _claims(services, request.token)
+    if (claims.app, claims.user) != (session.claims.app, session.claims.user):
+        raise Closing(FORBIDDEN)
+    session.claims = claims
+    session.note_expiry(claims.expires_s or 0)
+    expires, ttl = ttl_of(services, claims.expires_s)
+    return Reply(refresh=RefreshResult(client=session.client, version=VERSION, expires=expires, ttl=ttl))

@@ -1,0 +1,63 @@
+"""Plain HTTP on the gateway's port: connections without an upgrade go on with uvicorn's protocol class."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from fanout.core.errors import BAD_REQUEST, METHOD_NOT_FOUND
+from fanout.protocol.websocket import refuse_response
+from fanout.runtime.metrics import HTTP_REQUESTS
+
+
+class HttpConnection(HttpToolsProtocol):
+    """uvicorn's protocol class; what its parser refuses is answered in the one shape of errors, and counted."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no HTTP request."""
+        HTTP_REQUESTS.labels("other", "400").inc()
+        self.transport.write(refuse_response(400, BAD_REQUEST, msg))
+        self.transport.close()
+
+
+class UvicornDoor:
+    """Hands connections to uvicorn, in front of an ASGI app."""
+
+    def __init__(self, app: Any) -> None:
+        self._config = Config(
+            app, lifespan="off", access_log=False, log_config=None, http=HttpConnection, ws="none", server_header=False
+        )
+        self._config.load()
+        self._state = ServerState()
+
+    def enter(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Go on with a connection whose first bytes are ``data``."""
+        protocol = HttpConnection(self._config, self._state, {})
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
+
+    async def close(self, timeout_s: float) -> None:
+        """Let requests at hand finish, then end the connections."""
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(list(self._state.tasks), timeout=timeout_s)
+        for connection in list(self._state.connections):
+            connection.transport.close()
+
+
+class ClosedDoor:
+    """There is no HTTP behind this port."""
+
+    def enter(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Answer 404 and close."""
+        transport.write(refuse_response(404, METHOD_NOT_FOUND, "this port serves WebSocket only"))
+        transport.close()
+
+    async def close(self, timeout_s: float) -> None:
+        """Nothing is open."""

@@ -1,0 +1,330 @@
+"""A room on this gateway: its log, its subscriptions by where their cursors stand, its ledger. No I/O, no clock.
+
+A subscription is in exactly one place: *in step* (its cursor is at the room's step or above; the sweep brings it
+forward), *behind* (its socket is full, or it is being brought up from its own cursor), or *ahead* (the client has
+seen more on another gateway; nothing is due to it until the head passes its offset).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from fanout.core.errors import CloseCode
+from fanout.core.messages import Profile, split_key
+from fanout.core.records import Entry
+from fanout.core.room_log import NONE, SOURCE_MESSAGES, Position, RoomLog, Tally, minus, times
+from fanout.gateway.edge_ledger import DropReason, EdgeLedger
+from fanout.gateway.wires import WIRES, Encoders, Frame, build_frame, encoder
+from fanout.runtime.metrics import SUBSCRIPTIONS_BEHIND
+
+if TYPE_CHECKING:
+    from fanout.gateway.holes import Hole
+
+NOWHERE: Final = -1  # place of a subscription that is not in step
+
+
+class Listener(Protocol):
+    """What a room needs of a session."""
+
+    wire: int
+    paused: bool
+
+    @property
+    def user(self) -> str:
+        """The user, empty for a guest."""
+
+    def write(self, frame: bytes) -> None:
+        """Hand a frame to the socket; ``paused`` becomes True when it cannot take more."""
+
+    def end_subscription(self, subscription: Subscription, code: CloseCode, reason: DropReason) -> None:
+        """End one subscription from the server's side, or the session where its client could not come back."""
+
+
+class Behind:
+    """What a subscription needs while it is not in step.
+
+    ``counts`` are the log's cumulative counts at its cursor (which may have left the ring), ``offset`` the client's
+    position there. ``from_history``: what follows is not in the ring. ``queued``: the sweep knows about it.
+    """
+
+    __slots__ = ("counts", "from_history", "offset", "queued", "tries")
+
+    def __init__(self, counts: Tally, offset: int) -> None:
+        self.counts = counts
+        self.offset = offset
+        self.from_history = False
+        self.queued = False
+        self.tries = 0
+
+
+class Subscription:
+    """Session × room: a cursor (``sent``). ``place`` is its index among those in step; ``expires_s`` 0 = never."""
+
+    __slots__ = ("behind", "expires_s", "place", "room", "sent", "server_side", "session")
+
+    def __init__(self, session: Listener, room: Room, *, server_side: bool = False, expires_s: int = 0) -> None:
+        self.session = session
+        self.room = room
+        self.sent = 0
+        self.place = NOWHERE
+        self.behind: Behind | None = None
+        self.server_side = server_side
+        self.expires_s = expires_s
+
+
+class Room:
+    """One room. ``log`` is None until the position is known; ``step`` is the common cursor of those in step.
+
+    ``instance`` tells two stays of a room on this gateway apart. ``swept`` names whether the sweep has it queued.
+    """
+
+    __slots__ = (
+        "ahead",
+        "attached",
+        "behind",
+        "counted_bytes",
+        "encoders",
+        "hole",
+        "in_step",
+        "instance",
+        "key",
+        "ledger",
+        "log",
+        "name",
+        "partition",
+        "queued",
+        "step",
+        "touched",
+        "turn",
+    )
+
+    def __init__(self, key: str, profile: Profile, partition: int, instance: int) -> None:
+        self.key = key
+        self.name = split_key(key)[1]
+        self.partition = partition
+        self.instance = instance
+        self.log: RoomLog | None = None
+        self.step = 0
+        self.ledger = EdgeLedger()
+        self.in_step: tuple[list[Subscription], ...] = tuple([] for _ in WIRES)
+        self.behind: set[Subscription] = set()
+        self.ahead: dict[Subscription, int] = {}
+        self.encoders: Encoders = tuple(encoder(wire, self.name, id_tag=profile.id_tag) for wire in WIRES)
+        self.attached = False
+        self.hole: Hole | None = None
+        self.queued = False
+        self.touched = True
+        self.counted_bytes = 0
+        self.turn: asyncio.Semaphore | None = None  # of resumes that need the history
+
+    # --- subscriptions ------------------------------------------------------------------------------------------------
+
+    @property
+    def listeners(self) -> int:
+        """Subscriptions to which every new publication is offered: all but those ahead."""
+        return sum(map(len, self.in_step)) + len(self.behind)
+
+    @property
+    def subscriptions(self) -> int:
+        """All subscriptions of the room here."""
+        return self.listeners + len(self.ahead)
+
+    @property
+    def users(self) -> int:
+        """Distinct users among the subscriptions; all guests together count as none."""
+        return len({subscription.session.user for subscription in self} - {""})
+
+    def __iter__(self) -> Iterator[Subscription]:
+        for group in self.in_step:
+            yield from list(group)
+        yield from list(self.behind)
+        yield from list(self.ahead)
+
+    @property
+    def known_log(self) -> RoomLog:
+        """The log of a room whose position is known."""
+        assert self.log is not None, "a room is subscribed to only once its position is known"
+        return self.log
+
+    def begin(self, position: Position) -> None:
+        """Start the log at a position."""
+        self.log = RoomLog(position)
+        self.step = self.log.end
+
+    def join(self, subscription: Subscription, sent: int) -> bool:
+        """Add a subscription whose cursor stands at ``sent`` (in the ring); what lies above is offered to it.
+
+        Returns True where it is behind the step, so that somebody must bring it up.
+        """
+        log = self.known_log
+        subscription.sent = sent
+        self.ledger.offer(log.counts_between(sent, log.end))
+        self.touched = True
+        if sent == log.end:
+            self._enter_step(subscription)
+            return False
+        self._enter_behind(subscription, Behind(log.counts_at(sent), log.offset_at(sent)))
+        return True
+
+    def join_ahead(self, subscription: Subscription, offset: int) -> None:
+        """Add a subscription whose client has everything up to ``offset``, which is above the head."""
+        self.ahead[subscription] = offset
+        self.touched = True
+
+    def join_from_history(self, subscription: Subscription, offset: int) -> None:
+        """Add a subscription whose client is at ``offset``, below the ring: the history brings it up."""
+        log = self.known_log
+        subscription.sent = log.end
+        behind = Behind(log.counts_at(log.end), offset)
+        behind.from_history = True
+        self._enter_behind(subscription, behind)
+        self.touched = True
+
+    def leave(self, subscription: Subscription, reason: DropReason) -> None:
+        """Remove a subscription; what was pending for it is dropped for that reason."""
+        self.touched = True
+        if self.ahead.pop(subscription, None) is not None:
+            return
+        self.ledger.drop(reason, self.pending_of(subscription))
+        if subscription.behind is not None:
+            self._leave_behind(subscription)
+        else:
+            self._leave_step(subscription)
+
+    def pending_of(self, subscription: Subscription) -> Tally:
+        """Return what has been offered to a subscription and not been written or dropped."""
+        log = self.log
+        if log is None or subscription in self.ahead:
+            return NONE
+        at = log.counts_at(subscription.sent) if subscription.behind is None else subscription.behind.counts
+        return minus(log.counts_at(log.end), at)
+
+    def fall_behind(self, subscription: Subscription) -> None:
+        """Its socket is full: leave the step; nothing is copied for it."""
+        log = self.known_log
+        self._leave_step(subscription)
+        self._enter_behind(subscription, Behind(log.counts_at(subscription.sent), log.offset_at(subscription.sent)))
+
+    def catch_up(self, subscription: Subscription) -> bool:
+        """Put a behind subscription in step if its cursor has come to the end; return whether it has.
+
+        To the end, not only to the step: a sweep under way walks over those who were there when it began.
+        """
+        if subscription.sent < self.known_log.end:
+            return False
+        self._leave_behind(subscription)
+        self._enter_step(subscription)
+        return True
+
+    def leave_ring(self, subscription: Subscription, behind: Behind) -> None:
+        """History serves what left the ring: it is dropped here, and offered anew when it is replayed."""
+        log = self.known_log
+        behind.from_history = True
+        if log.is_behind_ring(subscription.sent):
+            base = log.first - 1
+            self.ledger.drop(DropReason.BEHIND_RING, minus(log.counts_at(base), behind.counts))
+            subscription.sent, behind.counts = base, log.counts_at(base)
+
+    def enter_ring(self, subscription: Subscription, behind: Behind) -> None:
+        """History has brought the client to ``behind.offset``, from where the ring goes on: set the cursor there."""
+        log = self.known_log
+        self.leave_ring(subscription, behind)
+        sent = log.sequence_at(behind.offset) if behind.offset > log.oldest_offset else log.first - 1
+        counts = log.counts_at(sent)
+        if sent > subscription.sent:
+            self.ledger.drop(DropReason.BEHIND_RING, minus(counts, behind.counts))
+        else:
+            self.ledger.offer(minus(behind.counts, counts))
+        subscription.sent, behind.counts, behind.from_history = sent, counts, False
+
+    def advance(self, subscription: Subscription, behind: Behind, frame: Frame) -> None:
+        """A behind subscription has been given a frame of its own."""
+        log = self.known_log
+        self.ledger.write(frame.written)
+        self.ledger.drop(DropReason.SKIPPED, frame.skipped)
+        self.ledger.drop(DropReason.BINARY, frame.binary)
+        subscription.sent = frame.sent
+        behind.counts = log.counts_at(frame.sent)
+        behind.offset = max(behind.offset, log.offset_at(frame.sent))
+
+    # --- publications -------------------------------------------------------------------------------------------------
+
+    def take(self, entries: list[Entry], source: int, partition: int, now_ms: int) -> list[Subscription]:
+        """Append entries that are no repeats and leave no hole; return the subscriptions that were ahead until now."""
+        log = self.known_log
+        start = log.end
+        passed: list[Subscription] = []
+        for entry in entries:
+            if self.ahead and source == SOURCE_MESSAGES:
+                joining = [(one, offset) for one, offset in self.ahead.items() if entry.offset > offset]
+                if joining:
+                    self._offer(log, start)
+                    start = log.end
+                    passed += [self._join_passed(log, one, offset) for one, offset in joining]
+            log.append(entry, source, partition, now_ms)
+        self._offer(log, start)
+        if not any(self.in_step):
+            self.step = log.end
+        self.touched = True
+        return passed
+
+    def _offer(self, log: RoomLog, start: int) -> None:
+        listeners = self.listeners
+        if listeners and log.end > start:
+            self.ledger.offer(times(log.counts_between(start, log.end), listeners))
+
+    def _join_passed(self, log: RoomLog, subscription: Subscription, offset: int) -> Subscription:
+        """The head has come to where the client was: it goes on from its own offset, behind until it is in step."""
+        del self.ahead[subscription]
+        subscription.sent = log.end
+        self._enter_behind(subscription, Behind(log.counts_at(log.end), offset))
+        return subscription
+
+    def warm(self, entries: Sequence[Entry], after: int, now_ms: int) -> None:
+        """Put what the history has stored after ``after`` in front of the ring."""
+        log = self.known_log
+        for subscription in self.behind:
+            # Sequences below the ring are about to mean other publications: those who stand there go by their offset.
+            if subscription.behind is not None and log.is_behind_ring(subscription.sent):
+                self.leave_ring(subscription, subscription.behind)
+        log.prepend(entries, after, now_ms=now_ms)
+
+    def frame(self, sent: int, wire: int, *, stop: int | None = None, droppable_since_ms: int = 0) -> Frame:
+        """Return the next frame after a cursor, in a wire format."""
+        return build_frame(
+            self.known_log, sent, wire, self.encoders[wire], stop=stop, droppable_since_ms=droppable_since_ms
+        )
+
+    def trim(self, now_ms: int, bytes_max: int | None = None) -> None:
+        """Hold the ring to its bounds; what those in step have not been given stays."""
+        if self.log is not None:
+            if not any(self.in_step):
+                self.step = self.log.end
+            self.log.trim(now_ms, self.step, bytes_max=bytes_max)
+
+    # --- places -------------------------------------------------------------------------------------------------------
+
+    def _enter_step(self, subscription: Subscription) -> None:
+        group = self.in_step[subscription.session.wire]
+        subscription.place = len(group)
+        group.append(subscription)
+
+    def _leave_step(self, subscription: Subscription) -> None:
+        group = self.in_step[subscription.session.wire]
+        newest = group.pop()
+        if newest is not subscription:  # the newest takes the free place, so that leaving costs the same in any room
+            group[subscription.place] = newest
+            newest.place = subscription.place
+        subscription.place = NOWHERE
+
+    def _enter_behind(self, subscription: Subscription, behind: Behind) -> None:
+        subscription.behind = behind
+        self.behind.add(subscription)
+        SUBSCRIPTIONS_BEHIND.inc()
+
+    def _leave_behind(self, subscription: Subscription) -> None:
+        subscription.behind = None
+        self.behind.discard(subscription)
+        SUBSCRIPTIONS_BEHIND.dec()
