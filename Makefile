@@ -41,7 +41,10 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(RUN) scripts.generate_proto --check
 	$(RUN) scripts.generate_errors --check
+	$(RUN) scripts.metrics_doc --check
+	$(RUN) scripts.build_board --check
 	$(RUN) scripts.check_chart
 
 bench: parts
@@ -63,7 +66,7 @@ format: .venv/.dev
 lock: .venv/.python
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --no-header --python-version 3.11 pyproject.toml -o requirements/runtime.txt
-	$(BIN)/uv pip compile --quiet --no-header --python-version 3.11 --group test --group check --group load --group boards \
+	$(BIN)/uv pip compile --quiet --no-header --python-version 3.11 --prerelease=if-necessary-or-explicit --group test --group check --group load --group boards \
 		-c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
 
 clean:

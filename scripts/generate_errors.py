@@ -31,6 +31,7 @@ PROBLEMS_HEAD = """
 *Temporary* problems pass by themselves: stock SDKs repeat connect and subscribe with backoff, and HTTP callers may
 repeat the request (with the same `id`, so that nothing happens twice). *Closes with* names the close code where a
 connection cannot go on after the problem; where it can, the command is answered with the error.
+One status differs from the table: a path that exists answers a wrong HTTP method with 405 and `Allow`.
 """
 
 CLOSE_HEAD = """

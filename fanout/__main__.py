@@ -1,0 +1,5 @@
+"""``python -m fanout``: the same as the console script."""
+
+from fanout.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""The API as the command line and the demo use it: one kept connection, JSON in and out."""
+
+from __future__ import annotations
+
+import http.client
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from fanout.core.errors import FanoutError
+
+
+class ApiError(FanoutError):
+    """The engine answered ``{code, reason, detail}``; ``status`` is the HTTP status."""
+
+    def __init__(self, status: int, reason: str, detail: str) -> None:
+        super().__init__(f"{reason} ({status}): {detail}")
+        self.status, self.reason, self.detail = status, reason, detail
+
+
+class ApiClient:
+    """Blocking client of one engine. Not for several threads at once."""
+
+    def __init__(self, url: str, key: str = "", timeout_s: float = 10.0) -> None:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        self._connection = http.client.HTTPConnection(
+            parts.hostname or "127.0.0.1", parts.port or 80, timeout=timeout_s
+        )
+        self._headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
+        self.url = url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def get(self, path: str) -> Any:
+        """Return the decoded answer; raises ApiError, FanoutError when nobody answers."""
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: Any) -> Any:
+        """Return the decoded answer; raises ApiError, FanoutError when nobody answers."""
+        return self._call("POST", path, msgspec.json.encode(body))
+
+    def text(self, path: str) -> str:
+        """Return the answer as it is (``/metrics``)."""
+        return self._raw("GET", path, None)[1].decode()
+
+    def ledger(self, room: str) -> Any:
+        """Return the ledger of a room."""
+        return self.get(f"/v1/rooms/{quote(room, safe='')}/ledger")
+
+    def _call(self, method: str, path: str, body: bytes | None) -> Any:
+        status, raw = self._raw(method, path, body)
+        try:
+            answer = msgspec.json.decode(raw) if raw else None
+        except msgspec.DecodeError as error:
+            raise FanoutError(f"{self.url}{path} does not look like an engine: {raw[:80]!r}") from error
+        if status >= 400:
+            found = answer if isinstance(answer, dict) else {}
+            raise ApiError(status, str(found.get("reason", "error")), str(found.get("detail", raw[:200])))
+        return answer
+
+    def _raw(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        try:
+            self._connection.request(method, path, body, self._headers)
+            response = self._connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise FanoutError(f"nobody answers at {self.url} ({error}); start an engine with: fanout serve") from error
