@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from fanout.core.errors import RecordError
+from fanout.core.limits import EDGE_REASONS_MAX
 from fanout.core.messages import PRIORITIES
 from fanout.core.policy import DropReason
 from fanout.core.records import Counts, RoomReport, decode_body
@@ -23,7 +24,6 @@ from fanout.core.room_log import NONE, Tally, minus, plus, times
 
 CLASSES: Final = len(PRIORITIES)
 WORDS: Final = tuple(priority.word for priority in PRIORITIES)
-EDGE_REASONS_MAX: Final = 16  # a gateway's reasons are a closed set; beyond it something is wrong with the gateway
 _OTHER: Final = "other"
 
 

@@ -44,6 +44,20 @@ ROOMS_IN_MEMORY_MAX: Final = 200_000  # per worker; idle rooms beyond it are for
 HISTORY_META_S: Final = 7 * 86_400  # meta of a room outlives its last entry by this: a late client learns its position
 HISTORY_WAITING_BYTES_MAX: Final = 64 << 20  # with the store down: beyond this polling pauses
 HISTORY_WAITING_S_MAX: Final = 60.0
+HISTORY_ROOMS_PER_STORE: Final = 2_000  # of one pipeline: about 30 ms of the store's time
+HISTORY_BYTES_PER_STORE: Final = 8 << 20
+TURN_RECORDS: Final = 1_000  # decided without a pause, about 5 ms: so long the other roles of the loop may wait
+LOAD_ROOMS_MAX: Final = 1_000  # states in one pipeline
+CHUNKS_WAITING_BYTES_MAX: Final = 16 << 20  # chunks the log has not taken; beyond it polling pauses
+CHUNK_APPEND_BYTES_MAX: Final = 786_432  # one append to a slot: three whole chunks, below RECORD_BYTES_MAX
+PARKED_VALUE_BYTES_MAX: Final = 65_536  # of a dead letter; the whole record stands on its own topic
+PARKED_PER_APPEND: Final = 8  # each may be 90 KB in base64
+CLAIMS_AT_ONCE: Final = 16  # partitions taken over at a time
+EDGE_REASONS_MAX: Final = 16  # drop reasons of gateways: a closed set; beyond it they are counted together
+STAY_REMEMBERED_MS: Final = 600_000  # a gateway that was given up for lost may still come back with its counts
+SHARED_TARGETS_MAX: Final = 4_096  # sets of gateways that rooms share one object for
+SHARD_COUNTS_MAX: Final = 100_000  # rooms whose number of member shards is remembered; it never changes
+MEMBER_APPLIES_AT_ONCE: Final = 32
 
 # Leases and routes
 CHUNK_SLOTS: Final = 256

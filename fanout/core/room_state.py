@@ -17,25 +17,22 @@ from typing import Any, Final
 import msgspec
 
 from fanout.core.ledger import NOTHING, Ledger, Stay, add, drop, ended, sent_since, take_report
-from fanout.core.limits import IDEMPOTENCY_S, KEYED_IDS_MAX
+from fanout.core.limits import IDEMPOTENCY_S, KEYED_IDS_MAX, SHARED_TARGETS_MAX, STAY_REMEMBERED_MS
 from fanout.core.messages import Profile
 from fanout.core.policy import DropReason, Thinning
 from fanout.core.records import Attached, RoomReport, decode_body
 from fanout.core.room_log import NONE, Tally
 
-STAY_REMEMBERED_MS: Final = 600_000  # a gateway that was given up for lost may still come back with its counts
-
 Target = tuple[int, int]  # (slot, its generation): where chunks go
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _KEYED_MS: Final = IDEMPOTENCY_S * 1_000
-_SHARED_MAX: Final = 4_096
 _SHARED: Final[dict[tuple[Target, ...], tuple[Target, ...]]] = {}
 
 
 def shared_targets(targets: tuple[Target, ...]) -> tuple[Target, ...]:
     """Return one object for equal targets, so that rooms on the same gateways are recognised by identity."""
-    if len(_SHARED) >= _SHARED_MAX:
+    if len(_SHARED) >= SHARED_TARGETS_MAX:
         _SHARED.clear()  # objects in use stay what they are; new ones are shared among themselves
     return _SHARED.setdefault(targets, targets)
 

@@ -8,7 +8,8 @@ import pytest
 
 from fanout.core import ledger
 from fanout.core.errors import RecordError
-from fanout.core.ledger import EDGE_REASONS_MAX, NOTHING, Edge, Ledger, Stay
+from fanout.core.ledger import NOTHING, Edge, Ledger, Stay
+from fanout.core.limits import EDGE_REASONS_MAX
 from fanout.core.messages import LIVE
 from fanout.core.policy import DropReason
 from fanout.core.records import RoomReport

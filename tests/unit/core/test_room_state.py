@@ -7,13 +7,12 @@ import pytest
 
 from fanout.core.errors import RecordError
 from fanout.core.ledger import NOTHING, Stay
-from fanout.core.limits import CHUNK_SLOTS, IDEMPOTENCY_S, KEYED_IDS_MAX
+from fanout.core.limits import CHUNK_SLOTS, IDEMPOTENCY_S, KEYED_IDS_MAX, STAY_REMEMBERED_MS
 from fanout.core.messages import GROUP, LIVE
 from fanout.core.policy import DropReason
 from fanout.core.records import Attached
 from fanout.core.room_log import NONE
 from fanout.core.room_state import (
-    STAY_REMEMBERED_MS,
     Keyed,
     RoomState,
     StoredState,

@@ -1,0 +1,144 @@
+"""A new owner that starts from any stored state decides the same: entries, positions, counts, ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanout.core import ledger
+from fanout.core.messages import LIVE, Priority
+from fanout.core.records import KEYED, Entry
+from tests.support.rooms import DecidedRoom, Rec, attach, detach, message, report
+
+PROFILE = msgspec.structs.replace(LIVE, reserved_slots=2, shared_slots=4)
+
+priorities = st.sampled_from(list(Priority))
+senders = st.sampled_from(["", "ann", "bob"])
+values = st.one_of(
+    st.builds(message, priorities, st.integers(1, 1 << 40), sender=senders),
+    st.builds(message, priorities, st.integers(1, 4), sender=senders, flags=st.just(KEYED)),
+    st.builds(attach, st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)),
+    st.builds(detach, st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)),
+    st.builds(
+        lambda slot, said: detach(slot, 1, 1, said),
+        st.integers(1, 3),
+        st.builds(
+            report, subscriptions=st.integers(0, 3), offered=st.just([0, 0, 2, 0]), written=st.just([0, 0, 2, 0])
+        ),
+    ),
+    st.just(b'{"room":"live:stage","data":{"a":1},"sender":"bot"}'),
+)
+steps = st.lists(st.tuples(values, st.sampled_from([0, 0, 10, 199, 200, 5_000])), min_size=1, max_size=60)
+
+
+@dataclass
+class Log:
+    """A log, and how it is cut into turns."""
+
+    steps: list[tuple[bytes, int]]
+    cuts: list[int]
+    records: list[Rec] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        at_ms = 1_800_000_000_000
+        for offset, (value, step_ms) in enumerate(self.steps):
+            at_ms += step_ms
+            self.records.append(Rec(offset, value, timestamp=at_ms))
+
+    def turns(self, start: int = 0) -> list[list[Rec]]:
+        """Return the records from a log offset on, in turns."""
+        rest = self.records[start:]
+        turns: list[list[Rec]] = []
+        while rest:
+            size = self.cuts[len(turns) % len(self.cuts)]
+            turns.append(rest[:size])
+            rest = rest[size:]
+        return turns
+
+
+logs = st.builds(Log, steps, st.lists(st.integers(1, 9), min_size=1, max_size=5))
+
+
+def history(*owners: DecidedRoom) -> dict[int, Entry]:
+    """Return the entries that owners stored one after the other, as the store keeps them: the first one counts."""
+    found: dict[int, Entry] = {}
+    for owner in owners:
+        for entry in owner.history():
+            if entry.offset > max(found, default=0):
+                found[entry.offset] = entry
+    return found
+
+
+@settings(max_examples=150)
+@given(log=logs, crash=st.integers(0, 60), committed=st.integers(0, 60), again=st.integers(0, 60))
+def test_a_crash_at_any_point_changes_nothing(log: Log, crash: int, committed: int, again: int) -> None:
+    straight = DecidedRoom(PROFILE)
+    for turn in log.turns():
+        straight.turn(turn)
+
+    first = DecidedRoom(PROFILE)
+    for turn in log.turns():
+        first.turn(turn)
+    stored = min(crash, len(first.stored))
+    second = first.crashed(stored)
+    start = min(committed, first.stored[stored - 1].applied if stored else 0)
+    for turn in log.turns(start):
+        second.turn(turn)
+    stored_again = min(again, len(second.stored))
+    if stored_again:
+        third = second.crashed(stored_again, owner=3)
+        for turn in log.turns(0):
+            third.turn(turn)
+        assert third.room.encode() == straight.room.encode()
+
+    assert second.room.encode() == straight.room.encode()
+    assert (second.room.head, second.room.last, second.room.n) == (
+        straight.room.head,
+        straight.room.last,
+        straight.room.n,
+    )
+    first_part = DecidedRoom(PROFILE)
+    first_part.stored = first.stored[:stored]
+    assert history(first_part, second) == history(straight)
+    assert ledger.differences(ledger.report(second.room.encode())) == []
+
+
+@given(log=logs)
+def test_offsets_rise_and_the_chain_of_reliable_publications_is_whole(log: Log) -> None:
+    decided = DecidedRoom(PROFILE)
+    for turn in log.turns():
+        decided.turn(turn)
+    last = count = 0
+    offset = 0
+    for entry in decided.history():
+        assert entry.offset > offset
+        offset = entry.offset
+        assert entry.prev == last
+        if entry.kind == 0:
+            last, count = entry.offset, count + 1
+        assert entry.n == count
+
+
+@given(log=logs)
+def test_every_slot_receives_a_chain_without_holes_from_its_answer_on(log: Log) -> None:
+    decided = DecidedRoom(PROFILE)
+    for turn in log.turns():
+        decided.turn(turn)
+    for batches in decided.received.values():
+        last: int | None = None
+        attached_at = -1
+        for batch in batches:
+            if batch.attached is not None:
+                attached_at = last = batch.attached.last
+                assert batch.entries == []
+                continue
+            assert last is not None, "the first word to a slot is the answer to its attach"
+            # A slot that left and came back starts from its new answer, so nothing is missing in between either.
+            assert batch.prev == last
+            for entry in batch.entries:
+                assert entry.prev == last
+                last = entry.offset if entry.kind == 0 else last
+        assert attached_at >= 0

@@ -1,0 +1,269 @@
+"""One owned partition of ``messages``: which rooms are in memory, which are being loaded, how far the records are done.
+
+Rooms never wait for one another: records of a room whose state is not here yet are *held* for it, in order, while
+those of its neighbours go on. Lives elsewhere: what a record does (``decide``), all I/O (``room_worker``).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Final, NamedTuple
+
+import structlog
+
+from fanout.core.errors import RecordError, Refused
+from fanout.core.ledger import check_report
+from fanout.core.messages import Profile, Profiles, check_app, check_room
+from fanout.core.records import ANNOUNCE, BUDGET, MESSAGES, TICK, Announce, Budget, body, header
+from fanout.core.room_state import RoomState, Target
+from fanout.ports import Clock, Epochs, GroupReader, Log, LogRecord, RoomMeta
+from sharding.placement import partition_of
+from workers import decide
+from workers.commits import Commits, Ticket
+from workers.turn import Ownership, Turn
+
+_log: Final = structlog.get_logger(__name__)
+_REPORT_BYTES: Final = 512  # about what a room's share of an Announce holds in memory
+
+Action = Callable[..., None]  # (turn, room=room): a room's share of a record without key
+
+
+class Start(NamedTuple):
+    """Where a take-over begins to read; ``lost`` records stood there once and are not on the log any more."""
+
+    offset: int
+    lost: int
+
+
+def where_to_start(committed: int | None, earliest: int, end: int) -> Start:
+    """Return the log offset to begin at.
+
+    A commit below what the log still holds is a gap. A commit above its end means that the log was cut short or made
+    anew: nobody knows which of its records are new, so all are read again, under the new epoch that this brings.
+    """
+    if committed is None:
+        return Start(earliest, 0)
+    if committed < earliest:
+        return Start(earliest, earliest - committed)
+    if committed > end:
+        return Start(earliest, committed - end)
+    return Start(committed, 0)
+
+
+class TakenOver(NamedTuple):
+    """What a take-over found. ``renewed``: the positions begin a new epoch."""
+
+    ownership: Ownership
+    start: Start
+    renewed: bool
+
+
+async def take_over(number: int, *, log: Log, reader: GroupReader, epochs: Epochs, clock: Clock) -> TakenOver:
+    """Claim a partition (epoch and owner generation in one step with the log's end); raises Unavailable, Fenced."""
+    earliest, end = (await log.ends(MESSAGES, [number]))[number]
+    claim = await epochs.claim(number, end, clock.wall_ms(), secrets.token_urlsafe(6))
+    ownership = Ownership(number, claim.owner, claim.epoch)
+    ownership.seen = claim.highest
+    return TakenOver(ownership, where_to_start(await reader.committed(number), earliest, end), claim.renewed)
+
+
+class Held:
+    """A room that is being loaded, with its records so far; ``action`` None = the record itself has the room's key."""
+
+    __slots__ = ("bytes", "key", "profile", "since_s", "tickets", "work")
+
+    def __init__(self, key: str, profile: Profile, since_s: float) -> None:
+        self.key = key
+        self.profile = profile
+        self.since_s = since_s
+        self.work: list[tuple[LogRecord, Action | None]] = []
+        self.tickets: list[Ticket] = []
+        self.bytes = 0
+
+
+class Partition:
+    """A partition under one ownership. ``next_offset`` is the log offset of the next record that it takes."""
+
+    def __init__(self, ownership: Ownership, start: int, partitions: int, profiles: Profiles) -> None:
+        self.ownership = ownership
+        self.number = ownership.partition
+        self.commits = Commits(start)
+        self.next_offset = start
+        self.rooms: dict[bytes, RoomState] = {}
+        self.held: dict[bytes, Held] = {}
+        self.wanted: list[bytes] = []  # held, and not being asked for yet
+        self.held_bytes = 0
+        self.gap_at = -1
+        self._partitions = partitions
+        self._profiles = profiles
+
+    def due(self, records: Sequence[LogRecord]) -> Sequence[LogRecord] | None:
+        """Return those of polled records that were not taken before; None where some before them are missing.
+
+        Missing ones at first mean a poll from before a seek, or one that failed half-way: read again from
+        ``next_offset``. Missing twice at the same place, they are not on the log: ``gap_at`` tells, they are passed.
+        """
+        first = records[0].offset
+        if first < self.next_offset:
+            return [record for record in records if record.offset >= self.next_offset]
+        if first > self.next_offset and self.gap_at != self.next_offset:
+            self.gap_at = self.next_offset
+            return None
+        return records
+
+    def take(self, turn: Turn, records: Sequence[LogRecord]) -> None:
+        """Decide about records, in log order; those of rooms that are not in memory are held."""
+        ticket = self.commits.take(records[-1].offset + 1, 1)
+        self.next_offset = ticket.next_offset
+        turn.tickets.append((self.commits, ticket))
+        ownership, profiles, rooms, apply = self.ownership, self._profiles, self.rooms, decide.apply
+        turn.touched[ownership] = ticket.next_offset
+        for record in records:
+            room = rooms.get(record.key)  # type: ignore[arg-type]
+            try:
+                if room is not None:
+                    apply(turn, ownership, room, record, profiles)
+                elif record.key is not None:
+                    self._hold(record, record.key, None, ticket, turn.begun_s)
+                else:
+                    self._take_keyless(turn, record, ticket)
+            except RecordError as error:
+                turn.parked.append((record, error))
+
+    def loaded(self, turn: Turn, metas: Mapping[bytes, RoomMeta | None], is_gone: Callable[[Target], bool]) -> None:
+        """Take rooms in whose state has come from the store, and decide about the records held for them."""
+        for key, meta in metas.items():
+            held = self.held.pop(key)
+            self.held_bytes -= held.bytes
+            room = self.rooms[key] = _room(held, meta)
+            for slot, generation in room.targets:
+                if is_gone((slot, generation)):
+                    decide.expire(turn, self.ownership, room, slot, generation)
+            turn.tickets.extend((self.commits, ticket) for ticket in held.tickets)
+            for record, action in held.work:
+                self._take_held(turn, room, record, action)
+
+    def expire(self, turn: Turn, keys: Iterable[bytes], slot: int, generation: int) -> None:
+        """Stop sending to a gateway whose lease is gone, in those of the rooms that are still here."""
+        for key in keys:
+            room = self.rooms.get(key)
+            if room is not None:
+                decide.expire(turn, self.ownership, room, slot, generation)
+
+    def ask(self, rooms_max: int) -> list[bytes]:
+        """Return rooms to load, the longest waiting first; the caller answers with ``loaded`` or ``ask_again``."""
+        asked, self.wanted = self.wanted[:rooms_max], self.wanted[rooms_max:]
+        return asked
+
+    def ask_again(self, keys: Iterable[bytes]) -> None:
+        """Put rooms back that could not be loaded."""
+        self.wanted = [*keys, *self.wanted]
+
+    def forget(self, rooms: int, before_turn: int) -> int:
+        """Forget up to ``rooms`` rooms that no turn since ``before_turn`` has touched; return how many.
+
+        A room whose history is not stored yet stays. Those that stay go to the end of the queue (second chance), so
+        that a call costs no more than four looks for each room it may forget.
+        """
+        forgotten = 0
+        for key in list(islice(self.rooms, 4 * rooms)):
+            room = self.rooms.pop(key)
+            if room.loans or room.touched >= before_turn or forgotten == rooms:
+                self.rooms[key] = room
+            else:
+                forgotten += 1
+        return forgotten
+
+    def _take_held(self, turn: Turn, room: RoomState, record: LogRecord, action: Action | None) -> None:
+        try:
+            if action is None:
+                decide.apply(turn, self.ownership, room, record, self._profiles)
+            else:
+                action(turn, room=room)
+        except RecordError as error:
+            turn.parked.append((record, error))
+
+    def _hold(self, record: LogRecord, key: bytes, action: Action | None, ticket: Ticket, now_s: float) -> None:
+        held = self.held.get(key)
+        if held is None:
+            held = self.held[key] = Held(*self._admit(key), now_s)
+            self.wanted.append(key)
+        size = _REPORT_BYTES if action is not None else 128 + len(record.value or b"")
+        held.work.append((record, action))
+        held.bytes += size
+        self.held_bytes += size
+        if not held.tickets or held.tickets[-1] is not ticket:
+            held.tickets.append(ticket)
+            ticket.parts += 1
+
+    def _admit(self, key: bytes) -> tuple[str, Profile]:
+        """Return (key, profile) of a room seen for the first time; raises RecordError."""
+        if partition_of(key, self._partitions) != self.number:
+            raise RecordError("wrong_partition", f"key {key!r} belongs to {partition_of(key, self._partitions)}")
+        try:
+            text = key.decode()
+            app, _, room = text.partition("/")
+            check_app(app)
+            return text, self._profiles.of(check_room(room))
+        except UnicodeDecodeError as error:
+            raise RecordError("bad_key", f"key {key!r} is no UTF-8") from error
+        except Refused as refused:
+            raise RecordError("bad_key", f"key {key!r}: {refused.detail}") from refused
+
+    def _take_keyless(self, turn: Turn, record: LogRecord, ticket: Ticket) -> None:
+        if record.value is None:
+            raise RecordError("no_value", "a record without key and value says nothing")
+        kind = header(record.value).kind
+        if kind == ANNOUNCE:
+            said = body(record.value, Announce)
+            decide.check_slot(said.slot)
+            for report in said.rooms:
+                check_report(report)
+            shares: dict[str, Action] = {
+                report.key: partial(
+                    decide.announce, ownership=self.ownership, offset=record.offset, said=said, report=report
+                )
+                for report in said.rooms
+            }
+        elif kind == BUDGET:
+            shares = {
+                key: partial(decide.put_in_force, ownership=self.ownership, offset=record.offset, values=values)
+                for key, values in body(record.value, Budget).rooms.items()
+            }
+        elif kind == TICK:
+            return  # closes due windows of merged messages; this version folds none
+        else:
+            raise RecordError("no_key", f"a record of kind {kind} needs the key app/room")
+        self._share(turn, record, shares, ticket)
+
+    def _share(self, turn: Turn, record: LogRecord, shares: Mapping[str, Action], ticket: Ticket) -> None:
+        wrong: RecordError | None = None
+        for text, action in shares.items():
+            key = text.encode()
+            room = self.rooms.get(key)
+            try:
+                if room is not None:
+                    action(turn, room=room)
+                else:
+                    self._hold(record, key, action, ticket, turn.begun_s)
+            except RecordError as error:
+                wrong = error  # the other rooms' shares are good; the record is parked once
+        if wrong is not None:
+            raise wrong
+
+
+def _room(held: Held, meta: RoomMeta | None) -> RoomState:
+    if meta is None:
+        return RoomState.fresh(held.key, held.profile, held.work[0][0].offset)
+    room = RoomState(
+        held.key, held.profile, head=meta.head, last=meta.last, floor=meta.floor, n=meta.n, applied=meta.applied
+    )
+    try:
+        room.restore(meta.state, meta.keyed)
+    except RecordError as error:
+        # Positions are whole without it; routes come back by Announce. Only the ledger starts again, and it is said.
+        _log.error("stored state of a room is unreadable", room=held.key, detail=error.detail)
+    return room

@@ -1,0 +1,125 @@
+"""A turn: what a slice of polled records does, before any of it is done. Filled by ``decide`` and ``partition``.
+
+A turn is decided without waiting, so turns never interleave: for a room the order of turns is the order of the log.
+Its chunks are appended first, then its changes go to the history in the order of turns, then its tickets are finished.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fanout.core.errors import RecordError
+from fanout.core.ledger import zeros
+from fanout.core.policy import DropReason
+from fanout.core.room_state import RoomState
+from fanout.ports import HistoryBatch, HistoryEntry, KeyedId, LogRecord
+from workers.chunks import ChunkBuilder, SlotChunks
+from workers.commits import Commits, Ticket
+
+
+class Ownership:
+    """One take-over of a partition: its number, the owner generation that it got, and the epoch of its positions.
+
+    ``stored`` is the highest position whose change stands in the history, ``seen`` the highest that the store was told.
+    ``is_over`` is set when the partition is revoked or fenced; what is still under way for it changes nothing then.
+    """
+
+    __slots__ = ("epoch", "is_over", "owner", "partition", "seen", "stored")
+
+    def __init__(self, partition: int, owner: int, epoch: str) -> None:
+        self.partition = partition
+        self.owner = owner
+        self.epoch = epoch
+        self.stored = 0
+        self.seen = 0
+        self.is_over = False
+
+
+class Draft:
+    """What a turn does in one room. ``entries`` are those of the open room batch: for the routes as they stand now.
+
+    ``prev`` and ``n`` are the room's last reliable offset and count before the open room batch.
+    """
+
+    __slots__ = ("entries", "keyed", "n", "ownership", "prev", "room", "size", "stored", "stored_bytes")
+
+    def __init__(self, ownership: Ownership, room: RoomState) -> None:
+        self.ownership = ownership
+        self.room = room
+        self.prev = room.last
+        self.n = room.n
+        self.entries: list[msgspec.Raw] = []
+        self.size = 0
+        self.stored: list[HistoryEntry] = []
+        self.stored_bytes = 0
+        self.keyed: list[KeyedId] = []
+
+
+class Change:
+    """A room's share of a turn on its way to the history; ``bytes`` is what it holds in memory, about."""
+
+    __slots__ = ("batch", "bytes", "ownership", "room")
+
+    def __init__(self, ownership: Ownership, room: RoomState, batch: HistoryBatch, bytes_: int) -> None:
+        self.ownership = ownership
+        self.room = room
+        self.batch = batch
+        self.bytes = bytes_
+
+
+class Turn:
+    """Chunks, parked records and changes of some records, and the tickets that are finished when all of it is done.
+
+    ``begun_s`` is the monotonic time at which its records were polled, ``awaited`` counts appends that the log has not
+    acknowledged yet, ``touched`` the newest log offset + 1 by ownership.
+    """
+
+    __slots__ = (
+        "awaited",
+        "begun_s",
+        "bytes",
+        "changes",
+        "chunks",
+        "drafts",
+        "dropped",
+        "fenced",
+        "kept",
+        "number",
+        "parked",
+        "slots",
+        "tickets",
+        "touched",
+    )
+
+    def __init__(self, number: int, begun_s: float) -> None:
+        self.number = number
+        self.begun_s = begun_s
+        self.chunks = ChunkBuilder()
+        self.slots: list[SlotChunks] = []
+        self.drafts: dict[RoomState, Draft] = {}
+        self.parked: list[tuple[LogRecord, RecordError]] = []
+        self.changes: list[Change] = []
+        self.tickets: list[tuple[Commits, Ticket]] = []
+        self.touched: dict[Ownership, int] = {}
+        self.kept = zeros()
+        self.dropped: dict[tuple[DropReason, int], int] = {}
+        self.fenced: dict[str, int] = {}
+        self.awaited = 0
+        self.bytes = 0
+
+    def draft(self, ownership: Ownership, room: RoomState) -> Draft:
+        """Return the room's draft of this turn; begin one where there is none."""
+        draft = self.drafts.get(room)
+        if draft is None:
+            draft = self.drafts[room] = Draft(ownership, room)
+            room.touched = self.number
+        return draft
+
+    def count_dropped(self, reason: DropReason, class_: int) -> None:
+        """Count for the metrics; the room's ledger counts by itself."""
+        place = (reason, class_)
+        self.dropped[place] = self.dropped.get(place, 0) + 1
+
+    def count_fenced(self, what: str) -> None:
+        """Count a word of an older generation that was ignored."""
+        self.fenced[what] = self.fenced.get(what, 0) + 1
