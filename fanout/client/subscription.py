@@ -154,7 +154,8 @@ class Subscription:
             await asyncio.sleep(0)  # the client is about to notice as well
         except TimeoutError:
             await asyncio.sleep(backoff_s(attempt))  # the server may have done it: leave first, then try again
-        return attempt
+            return attempt + 1
+        return 0
 
     async def _leave(self) -> None:
         wire, self._joined_on = self._joined_on, None

@@ -197,6 +197,7 @@ class RoomLog:
 
         As many of the newest as fit are taken. Cursors keep their sequences: the new ones lie below ``first``.
         """
+        assert after <= self.oldest_offset, "the ring reaches that far back already"
         fit = min(self._entries_max - self.entries, len(entries))
         taken: list[Publication] = []
         counts = self._base_counts

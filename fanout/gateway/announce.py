@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 import structlog
@@ -125,7 +125,7 @@ class Announcer:
         self._partitions.setdefault(room.partition, set()).add(room)
         if room not in self._attaching:
             self._attaching[room] = self._clock.monotonic_s()
-            await self._attach(room)
+            self._spawn(self._attach(room))  # a log that is slow to take it does not hold up the answer from history
         if await self.hub.wait_until_known(room, ATTACH_TIMEOUT_S):
             return
         try:
@@ -234,12 +234,22 @@ class Announcer:
         while len(self._departed) > _DEPARTED_MAX:
             self._departed.pop(next(iter(self._departed)))
 
-    async def _say_departed(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            partition, record, _ = self._departed[key]
-            await self._append(partition, key, record)
-            if key in self._departed:
-                self._departed[key] = (partition, record, True)
+    async def _say_departed(self, keys: Sequence[str]) -> None:
+        """Say so, many at once: thousands of rooms may fall silent together. Raises Unavailable after the last."""
+        for start in range(0, len(keys), _AT_ONCE):
+            results = await asyncio.gather(*map(self._farewell, keys[start : start + _AT_ONCE]), return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+
+    async def _farewell(self, key: str) -> None:
+        said = self._departed.get(key)
+        if said is None:
+            return
+        partition, record, _ = said
+        await self._append(partition, key, record)
+        if self._departed.get(key) is said:
+            self._departed[key] = (partition, record, True)
 
     def stray(self, key: str) -> None:
         """A room is sent to us that we gave up: say so again, seldom."""

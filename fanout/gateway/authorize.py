@@ -21,6 +21,12 @@ class Authorizer:
         """Return the profile of a room; raises Refused for names that are none and namespaces that do not exist."""
         return self._profiles.of(check_room(room))
 
+    def check_room(self, claims: Claims, room: str) -> None:
+        """Return where the patterns of the connection token let its user into a room; raises Refused."""
+        self.check_name(room)
+        if not claims.allows(room):
+            raise Refused(PERMISSION_DENIED, "the token's rooms do not contain this one")
+
     def grant(self, claims: Claims, room: str, token: str) -> int | None:
         """Return until when (Unix seconds, 0 = for good) the session may listen; None where its membership decides.
 
@@ -29,8 +35,7 @@ class Authorizer:
         """
         if token:
             return self._tokens.subscription(token, claims, room)
-        if not claims.allows(room):
-            raise Refused(PERMISSION_DENIED, "the token's rooms do not contain this one")
+        self.check_room(claims, room)
         if self._profiles.of(room).subscribe != "members":
             return 0
         if not claims.user:

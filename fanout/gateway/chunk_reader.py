@@ -75,12 +75,10 @@ class ChunkReader:
                 self._skip_gap(slot, error)
             except Unavailable as error:
                 logger.warning("chunks cannot be read", slot=slot, error=str(error))
-                await asyncio.sleep(_PAUSE_S)
-                await self._rebuild(slot)
+                await self._give_up_reader()
             except Exception:
                 logger.exception("reading chunks failed", slot=slot)
-                await asyncio.sleep(_PAUSE_S)
-                await self._rebuild(slot)
+                await self._give_up_reader()
 
     async def _step(self, slot: int) -> None:
         if self._reader is None:
@@ -149,8 +147,13 @@ class ChunkReader:
         if self._reader is not None:
             self._reader.seek(slot, self._next)
 
+    async def _give_up_reader(self) -> None:
+        """Let the next step begin with a fresh reader, after a pause."""
+        await self._drop_reader()
+        await asyncio.sleep(_PAUSE_S)
+
     async def _drop_reader(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(Exception):  # of no interest any more
                 await reader.close()

@@ -50,7 +50,8 @@ Handler = Callable[["Session", "Services", Any], Awaitable[Reply]]
 
 
 async def publish(session: Session, services: Services, request: PublishRequest) -> Reply:
-    """Answer ``publish`` when the log has the message; who may is the namespace's to say."""
+    """Answer ``publish`` when the log has the message; who may is the token's and the namespace's to say."""
+    services.authorizer.check_room(session.claims, request.channel)
     await services.sender.publish(
         session.claims.app,
         Publish(room=request.channel, data=request.data),
@@ -72,6 +73,7 @@ async def rpc(session: Session, services: Services, request: RPCRequest) -> Repl
 async def rpc_publish(session: Session, services: Services, data: bytes) -> bytes:
     """``publish``: the body of ``POST /v1/publish``; returns what the API returns, id and position included."""
     body = decode_publish(data)
+    services.authorizer.check_room(session.claims, body.room)
     published = await services.sender.publish(
         session.claims.app,
         body,
@@ -101,19 +103,18 @@ async def presence(session: Session, services: Services, request: PresenceReques
 
 
 async def presence_stats(session: Session, services: Services, request: PresenceStatsRequest) -> Reply:
-    """Answer ``presence_stats`` for a room of the session: exact for this gateway, ≤ 10 s old for the others.
+    """Answer ``presence_stats`` for a room of the session: ≤ 2 s old for this gateway, ≤ 10 s for the others.
 
     Without the store it is this gateway alone. Users on several gateways count once on each.
     """
     room = find(session, request.channel).room
-    subscriptions, users = 0, 0
+    subscriptions, users = 0, room.users_at(int(services.clock.monotonic_s() * 1_000))
     with contextlib.suppress(Unavailable, RecordError):
         meta = (await services.history.page(room.key, room.known_log.epoch, after=0, limit=0, bytes_max=0)).meta
         if meta is not None:
-            subscriptions, users = listening(meta.state, without_slot=services.announcer.slot)
-    return Reply(
-        presence_stats=PresenceStatsResult(num_clients=subscriptions + room.subscriptions, num_users=users + room.users)
-    )
+            subscriptions, others = listening(meta.state, without_slot=services.announcer.slot)
+            users += others
+    return Reply(presence_stats=PresenceStatsResult(num_clients=subscriptions + room.subscriptions, num_users=users))
 
 
 async def history(session: Session, services: Services, request: HistoryRequest) -> Reply:

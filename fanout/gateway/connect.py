@@ -17,7 +17,7 @@ from fanout.core.errors import (
     CloseCode,
     Refused,
 )
-from fanout.gateway.subscribe import Violation, enter, prepare, ttl_of
+from fanout.gateway.subscribe import Gone, Violation, enter, prepare, ttl_of
 from fanout.protocol.centrifuge import (
     ConnectRequest,
     ConnectResult,
@@ -52,6 +52,8 @@ async def connect(session: Session, services: Services, request: ConnectRequest)
         raise Closing(CONNECTION_LIMIT)
     if services.sessions.draining:
         raise Closing(SHUTDOWN)
+    if session.closed:  # its close frame came with the command: nobody would ever take it off the books
+        raise Gone
     session.open(claims)
     subs = await _server_side(session, services, request) if claims.subs else {}
     expires, ttl = ttl_of(services, claims.expires_s)

@@ -8,6 +8,7 @@ HTTP server's protocol class (``http_door``).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -18,7 +19,8 @@ from fanout.gateway.session import Session
 from fanout.gateway.wires import WIRE_FORMATS
 from fanout.protocol import websocket
 from fanout.protocol.negotiation import negotiate
-from fanout.runtime.metrics import HANDSHAKES_REFUSED, SESSIONS_CLOSED
+from fanout.runtime.descriptors import are_short
+from fanout.runtime.metrics import DESCRIPTORS_SHORT, HANDSHAKES_REFUSED, SESSIONS_CLOSED
 
 if TYPE_CHECKING:
     from fanout.gateway.services import Services
@@ -38,8 +40,16 @@ class HttpDoor(Protocol):
 class Doorkeeper:
     """Counts connections that have not shown who they are, and waits for what they owe: handshake, connect, end."""
 
-    def __init__(self, handshakes: Deadlines, connects: Deadlines, closings: Deadlines) -> None:
+    def __init__(
+        self,
+        handshakes: Deadlines,
+        connects: Deadlines,
+        closings: Deadlines,
+        *,
+        are_descriptors_short: Callable[[], bool] = are_short,
+    ) -> None:
         self.handshakes, self.connects, self.closings = handshakes, connects, closings
+        self._are_descriptors_short = are_descriptors_short
         self._addresses: dict[str, int] = {}
 
     def admits(self, address: str) -> bool:
@@ -48,6 +58,9 @@ class Doorkeeper:
         if len(self.handshakes) + len(self.connects) >= HALF_OPEN_MAX:
             return False
         if half_open >= HALF_OPEN_PER_ADDRESS_MAX and not address.startswith(_LOOPBACK):
+            return False
+        if self._are_descriptors_short():  # refused by us it is told so; refused by the kernel nobody would know
+            DESCRIPTORS_SHORT.inc()
             return False
         self._addresses[address] = half_open + 1
         return True
@@ -185,6 +198,9 @@ class Connection(asyncio.Protocol):
         if self._closing is not None or self._session is None:
             self._leave_door()
             self._transport.abort()
+        elif self._session.is_answering:
+            # It has asked in time, and our answer is what is late: 3502 would send it away for good.
+            self._keeper.connects.add(self, self._services.clock.monotonic_s())
         elif not self._session.connected:
             self.close(STALE)
 
@@ -219,6 +235,8 @@ class Connection(asyncio.Protocol):
         echo = self._closing.receive(event)
         if echo is not None:
             self._transport.write(websocket.frame(websocket.CLOSE, echo))
+        # A client that says goodbye and does not read what is still on its way has as long as any other to take it.
+        self._keeper.closings.add(self, self._services.clock.monotonic_s())
         self._transport.close()
 
     def _start_close(self, code: int, reason: str) -> None:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
+
+import structlog
 
 from fanout.gateway.session import Session
 from fanout.gateway.wires import PING_FRAMES
 from fanout.ports import Clock
 from fanout.runtime.metrics import PINGS
+
+logger = structlog.get_logger(__name__)
 
 _TURN_S_MAX: Final = 1.0
 _PINGS_AT_ONCE: Final = 500  # then the loop gets a turn
@@ -37,7 +42,8 @@ class Deadlines:
         return len(self._due)
 
     def add(self, late: Late, now_s: float) -> None:
-        """Begin to wait for something."""
+        """Begin to wait for something, or begin anew."""
+        self._due.pop(late, None)
         self._due[late] = now_s + self._seconds
 
     def discard(self, late: Late) -> None:
@@ -105,18 +111,32 @@ class Heartbeat:
             await asyncio.sleep(self._turn_s)
             now_s = self._clock.monotonic_s()
             turn += 1
-            size = len(self._buckets)
-            for session in list(self._buckets[(turn - self._pong_turns) % size]):
-                session.check_pong()
-            await self._ping(self._buckets[turn % size])
-            for deadlines in self._deadlines:
-                deadlines.pass_by(now_s)
-            self._every_turn()
+            try:
+                await self._turn(turn, now_s)
+            except Exception:  # whatever fails must not stop the wheel for all
+                logger.exception("a turn of the heartbeat failed")
+
+    async def _turn(self, turn: int, now_s: float) -> None:
+        size = len(self._buckets)
+        for deadlines in self._deadlines:
+            deadlines.pass_by(now_s)
+        self._every_turn()
+        for session in list(self._buckets[(turn - self._pong_turns) % size]):
+            _guarded(session, session.check_pong)
+        await self._ping(self._buckets[turn % size])
 
     async def _ping(self, bucket: set[Session]) -> None:
         for count, session in enumerate(list(bucket), 1):
             if not session.closed:
-                session.ping(PING_FRAMES[session.wire])
+                _guarded(session, partial(session.ping, PING_FRAMES[session.wire]))
                 PINGS.inc()
             if count % _PINGS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+
+
+def _guarded(session: Session, look: Callable[[], None]) -> None:
+    """Look after one session; what fails there is not the business of those after it."""
+    try:
+        look()
+    except Exception:
+        logger.exception("looking after a session failed", session=session.number)

@@ -10,18 +10,50 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from fanout.core.errors import BAD_REQUEST, METHOD_NOT_FOUND
+from fanout.core.limits import HTTP_REQUEST_S
 from fanout.protocol.websocket import refuse_response
 from fanout.runtime.metrics import HTTP_REQUESTS
 
 
 class HttpConnection(HttpToolsProtocol):
-    """uvicorn's protocol class; what its parser refuses is answered in the one shape of errors, and counted."""
+    """uvicorn's protocol class, with two things that it lacks: a request has to be whole in time, and what is no HTTP
+    is answered in the one shape of errors and counted.
+    """
+
+    _overdue: asyncio.TimerHandle | None = None
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._overdue = self.loop.call_later(HTTP_REQUEST_S, self._cut)
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._stop_waiting()
+        super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are no HTTP request."""
-        HTTP_REQUESTS.labels("other", "400").inc()
-        self.transport.write(refuse_response(400, BAD_REQUEST, msg))
+        self._refuse(400, msg)
+
+    def _cut(self) -> None:
+        self._refuse(408, f"the request was not whole within {HTTP_REQUEST_S:.0f} s")
+
+    def _refuse(self, status: int, detail: str) -> None:
+        self._stop_waiting()
+        HTTP_REQUESTS.labels("other", str(status)).inc()
+        self.transport.write(refuse_response(status, BAD_REQUEST, detail))
         self.transport.close()
+
+    def _stop_waiting(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
 
 
 class UvicornDoor:

@@ -122,7 +122,9 @@ class Hub:
         self._idle.pop(room, None)
         self._known.pop(room, None)
         self._ring_bytes -= room.counted_bytes
-        self.unswept -= 0 if room.log is None else room.log.end - room.step
+        if room.log is not None:
+            self.unswept -= room.log.end - room.step
+            room.step = room.log.end  # the sweep may have it queued still
         if room.hole is not None and room.hole.task is not None:
             room.hole.task.cancel()
         ROOMS.dec()
@@ -161,10 +163,20 @@ class Hub:
                 self._on_stray(batch.key)
             elif batch.sessions is not None:
                 CHUNKS_REFUSED.labels("audience").inc()  # nobody addresses parts of a room in this version
-            elif room.hole is None:
+            else:
+                self._take_guarded(room, batch)
+
+    def _take_guarded(self, room: Room, batch: RoomBatch) -> None:
+        """Take a batch; what goes wrong in one room does not cost the other rooms of the chunk theirs."""
+        try:
+            if room.hole is None:
                 self._take(room, batch)
             elif not room.hole.wait(batch):
                 self._give_up(room, room.hole)
+        except Exception:
+            CHUNKS_REFUSED.labels("failed").inc()
+            logger.exception("taking a room batch failed", room=room.key)
+            self.resync(room)
 
     def _take(self, room: Room, batch: RoomBatch) -> None:
         attached = batch.attached
@@ -234,6 +246,15 @@ class Hub:
     # --- holes and epochs ---------------------------------------------------------------------------------------------
 
     async def _fill(self, room: Room, hole: Hole) -> None:
+        """Fill a hole; whatever goes wrong, the room does not wait for ever."""
+        try:
+            await self._fill_or_give_up(room, hole)
+        except Exception:
+            logger.exception("filling a hole failed", room=room.key)
+            if room.hole is hole:
+                self._give_up(room, hole)
+
+    async def _fill_or_give_up(self, room: Room, hole: Hole) -> None:
         log = room.known_log
         first = hole.waiting[0]
 
@@ -290,7 +311,14 @@ class Hub:
     def resync(self, room: Room, code: CloseCode = RESYNC) -> None:
         """Tell every subscription of a room to come back with its position."""
         for subscription in list(room):
+            self.resync_one(subscription, code)
+
+    def resync_one(self, subscription: Subscription, code: CloseCode = RESYNC) -> None:
+        """Tell one subscription to come back; a session that cannot even be told does not keep others from it."""
+        try:
             subscription.session.end_subscription(subscription, code, DropReason.RESYNC)
+        except Exception:
+            logger.exception("a session could not be told to come back", room=subscription.room.key)
 
     # --- sweeps -------------------------------------------------------------------------------------------------------
 

@@ -74,6 +74,8 @@ class Recovery:
         log = room.known_log
         if page.meta is None or page.meta.epoch != epoch or log.epoch != epoch or offset < page.meta.floor:
             return
+        if offset >= log.oldest_offset:
+            return  # somebody from further back was faster: all of the page is in the ring
         entries = [entry for entry in page.entries if entry.offset <= log.oldest_offset]
         linked = max([offset, *(entry.offset for entry in entries if entry.kind == Kind.RELIABLE.value)])
         if linked >= log.oldest_last and (len(entries) < len(page.entries) or not page.truncated):

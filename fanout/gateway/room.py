@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fanout.gateway.holes import Hole
 
 NOWHERE: Final = -1  # place of a subscription that is not in step
+_COUNTED_EACH_TIME_MAX: Final = 1_000
+_COUNT_AGE_MS: Final = 2_000
 
 
 class Listener(Protocol):
@@ -81,6 +83,8 @@ class Room:
     """
 
     __slots__ = (
+        "_ahead_from",
+        "_users_counted",
         "ahead",
         "attached",
         "behind",
@@ -111,6 +115,7 @@ class Room:
         self.in_step: tuple[list[Subscription], ...] = tuple([] for _ in WIRES)
         self.behind: set[Subscription] = set()
         self.ahead: dict[Subscription, int] = {}
+        self._ahead_from = 0  # none of them is below: an offset that nobody reaches costs nothing per publication
         self.encoders: Encoders = tuple(encoder(wire, self.name, id_tag=profile.id_tag) for wire in WIRES)
         self.attached = False
         self.hole: Hole | None = None
@@ -118,6 +123,7 @@ class Room:
         self.touched = True
         self.counted_bytes = 0
         self.turn: asyncio.Semaphore | None = None  # of resumes that need the history
+        self._users_counted = (0, 0)  # until when (ms) the count is good, the count
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
@@ -135,6 +141,14 @@ class Room:
     def users(self) -> int:
         """Distinct users among the subscriptions; all guests together count as none."""
         return len({subscription.session.user for subscription in self} - {""})
+
+    def users_at(self, now_ms: int) -> int:
+        """Return ``users``, in a large room ≤ 2 s old: a client may ask 50 times a second, and counting costs."""
+        if self.subscriptions <= _COUNTED_EACH_TIME_MAX:
+            return self.users
+        if self._users_counted[0] <= now_ms:
+            self._users_counted = (now_ms + _COUNT_AGE_MS, self.users)
+        return self._users_counted[1]
 
     def __iter__(self) -> Iterator[Subscription]:
         for group in self.in_step:
@@ -170,6 +184,7 @@ class Room:
 
     def join_ahead(self, subscription: Subscription, offset: int) -> None:
         """Add a subscription whose client has everything up to ``offset``, which is above the head."""
+        self._ahead_from = min(self._ahead_from, offset) if self.ahead else offset
         self.ahead[subscription] = offset
         self.touched = True
 
@@ -238,6 +253,7 @@ class Room:
         else:
             self.ledger.offer(minus(behind.counts, counts))
         subscription.sent, behind.counts, behind.from_history = sent, counts, False
+        self.touched = True
 
     def advance(self, subscription: Subscription, behind: Behind, frame: Frame) -> None:
         """A behind subscription has been given a frame of its own."""
@@ -257,12 +273,10 @@ class Room:
         start = log.end
         passed: list[Subscription] = []
         for entry in entries:
-            if self.ahead and source == SOURCE_MESSAGES:
-                joining = [(one, offset) for one, offset in self.ahead.items() if entry.offset > offset]
-                if joining:
-                    self._offer(log, start)
-                    start = log.end
-                    passed += [self._join_passed(log, one, offset) for one, offset in joining]
+            if self.ahead and source == SOURCE_MESSAGES and entry.offset > self._ahead_from:
+                self._offer(log, start)
+                start = log.end
+                passed += self._join_passed(log, entry.offset)
             log.append(entry, source, partition, now_ms)
         self._offer(log, start)
         if not any(self.in_step):
@@ -275,12 +289,15 @@ class Room:
         if listeners and log.end > start:
             self.ledger.offer(times(log.counts_between(start, log.end), listeners))
 
-    def _join_passed(self, log: RoomLog, subscription: Subscription, offset: int) -> Subscription:
-        """The head has come to where the client was: it goes on from its own offset, behind until it is in step."""
-        del self.ahead[subscription]
-        subscription.sent = log.end
-        self._enter_behind(subscription, Behind(log.counts_at(log.end), offset))
-        return subscription
+    def _join_passed(self, log: RoomLog, passing: int) -> list[Subscription]:
+        """The head has come to where clients were: they go on from their own offset, behind until they are in step."""
+        passed = [(one, offset) for one, offset in self.ahead.items() if passing > offset]
+        for subscription, offset in passed:
+            del self.ahead[subscription]
+            subscription.sent = log.end
+            self._enter_behind(subscription, Behind(log.counts_at(log.end), offset))
+        self._ahead_from = min(self.ahead.values(), default=0)
+        return [subscription for subscription, _ in passed]
 
     def warm(self, entries: Sequence[Entry], after: int, now_ms: int) -> None:
         """Put what the history has stored after ``after`` in front of the ring."""

@@ -7,7 +7,6 @@ it, bounded. Pushes of rooms do not wait for commands.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -34,7 +33,6 @@ from fanout.core.limits import (
     COMMANDS_BURST,
     COMMANDS_PER_S,
     COMMANDS_REFUSED_MAX,
-    COMMANDS_WAITING_MAX,
     EXPIRED_GRACE_S,
     PAUSED_PONGS_MISSED_MAX,
     SESSION_ERRORS_MAX,
@@ -44,7 +42,8 @@ from fanout.gateway.commands import HANDLERS
 from fanout.gateway.connect import Closing, connect
 from fanout.gateway.edge_ledger import DropReason
 from fanout.gateway.room import Subscription
-from fanout.gateway.subscribe import Gone, Violation
+from fanout.gateway.subscribe import Gone, Violation, subscribe
+from fanout.gateway.turns import Early, Turns
 from fanout.gateway.wires import WIRE_CODECS, WIRE_FORMATS, push_frame, reply_frame
 from fanout.protocol.centrifuge import Command, Malformed, Push, Reply, Unsubscribe, error_of
 from fanout.runtime.metrics import (
@@ -134,7 +133,7 @@ class Session:
         self._refused = 0  # commands in a row that came too fast
         self._errors = 0  # commands in a row that were refused for good
         self._task: asyncio.Task[None] | None = None
-        self._waiting: deque[Command] | None = None
+        self._waiting: Turns | None = None
 
     @property
     def user(self) -> str:
@@ -145,6 +144,11 @@ class Session:
     def client(self) -> str:
         """Id of this session as clients see it: unique among gateways through the node's name."""
         return f"{self._services.node}-{self.number}"
+
+    @property
+    def is_answering(self) -> bool:
+        """True while a command is being answered."""
+        return self._task is not None
 
     def open(self, claims: Claims) -> None:
         """The client has shown who it is."""
@@ -214,11 +218,9 @@ class Session:
 
     def _wait(self, command: Command) -> None:
         if self._waiting is None:
-            self._waiting = deque()
-        if len(self._waiting) >= COMMANDS_WAITING_MAX:
+            self._waiting = Turns(self, self._services)
+        if not self._waiting.add(command):
             self.close(TOO_MANY)
-            return
-        self._waiting.append(command)
 
     def _begin(self, command: Command) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(command), name="command")
@@ -228,17 +230,19 @@ class Session:
         try:
             await self._answer(command)
             while self._waiting and not self.closed:
-                await self._answer(self._waiting.popleft())
+                await self._answer(*self._waiting.next())
         finally:
             self._task = self._waiting = None
 
-    async def _answer(self, command: Command) -> None:
+    async def _answer(self, command: Command, early: Early | None = None) -> None:
         method = command.method
         try:
             if (method == "connect") is self.connected:
                 raise Violation("connect comes first, and once")
             if method == "connect":
                 reply = await self._connect(command)
+            elif command.subscribe is not None:
+                reply = await subscribe(self, self._services, command.subscribe, early)
             else:
                 reply = await HANDLERS[method](self, self._services, getattr(command, method))
         except Refused as refused:

@@ -109,6 +109,9 @@ class SlotLease:
                 except Unavailable as error:
                     logger.warning("slot cannot be read yet", slot=lease.number, error=str(error))
                     await asyncio.sleep(_PAUSE_S)
+                except Exception:  # whoever follows leases must outlive anything: without it no chunk comes again
+                    logger.exception("slot could not be put to use", slot=lease.number)
+                    await asyncio.sleep(_PAUSE_S)
 
     async def _use(self, lease: Lease) -> None:
         self._announcer.use(None)

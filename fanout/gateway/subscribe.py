@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fanout.core.errors import (
@@ -56,21 +57,35 @@ class Prepared(NamedTuple):
     expires_s: int
 
 
-async def subscribe(session: Session, services: Services, request: SubscribeRequest) -> Reply:
-    """Answer ``subscribe``; the replay and the position are in the reply, everything later follows it."""
-    prepared = await prepare(session, services, request.channel, request)
+async def subscribe(
+    session: Session, services: Services, request: SubscribeRequest, early: Awaitable[Prepared] | None = None
+) -> Reply:
+    """Answer ``subscribe``; the replay and the position are in the reply, everything later follows it.
+
+    ``early`` is its ``prepare``, begun while the command waited for its turn.
+    """
+    services.authorizer.check_name(request.channel)
+    _check_free(session, request.channel)
+    prepared = await (prepare(session, services, request.channel, request) if early is None else early)
     return Reply(subscribe=enter(session, services, prepared))
+
+
+def _check_free(session: Session, name: str) -> None:
+    """Raise Refused where a session has that subscription already, or as many as one may have."""
+    if name in session.subscriptions:
+        raise Refused(ALREADY_SUBSCRIBED)
+    if len(session.subscriptions) >= ROOMS_PER_SESSION_MAX:
+        raise Refused(LIMIT_EXCEEDED, f"a session has at most {ROOMS_PER_SESSION_MAX} subscriptions")
 
 
 async def prepare(
     session: Session, services: Services, name: str, request: SubscribeRequest, *, server_side: bool = False
 ) -> Prepared:
-    """Check that a session may subscribe, and wait for what that takes; raises Refused, having changed nothing."""
+    """Check that a user may subscribe, and wait for what that takes; raises Refused, having changed nothing.
+
+    It may run before the commands ahead of it are answered, so what the session is subscribed to is for ``enter``.
+    """
     profile = services.authorizer.check_name(name)
-    if name in session.subscriptions:
-        raise Refused(ALREADY_SUBSCRIBED)
-    if len(session.subscriptions) >= ROOMS_PER_SESSION_MAX:
-        raise Refused(LIMIT_EXCEEDED, f"a session has at most {ROOMS_PER_SESSION_MAX} subscriptions")
     expires_s: int | None = 0
     if not server_side:
         expires_s = services.authorizer.grant(session.claims, name, request.token)
@@ -91,8 +106,7 @@ def enter(session: Session, services: Services, prepared: Prepared, *, server_si
     room, request = prepared.room, prepared.request
     if session.closed:
         raise Gone
-    if room.name in session.subscriptions:
-        raise Refused(ALREADY_SUBSCRIBED)
+    _check_free(session, room.name)
     if services.hub.rooms.get(room.key) is not room:
         raise Refused(UNAVAILABLE, "the room was given up meanwhile; try again")
     subscription = Subscription(session, room, server_side=server_side, expires_s=prepared.expires_s)

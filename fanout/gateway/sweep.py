@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from fanout.core.errors import RESYNC, Unavailable
+from fanout.core.errors import Unavailable
 from fanout.core.limits import (
     DROPPABLE_AGE_S,
     FRAME_BYTES_MAX,
@@ -126,6 +126,7 @@ class Sweeper:
         except Exception:
             logger.exception("sweep failed", room=room.key)
             self.hub.resync(room)
+            self.hub.swept(room, room.known_log.end)  # nobody is left to be given it, and the brake counts it
 
     async def _turn(self) -> None:
         """Give the loop its turn when this one has been used up."""
@@ -274,6 +275,15 @@ class Sweeper:
         task.add_done_callback(self._pages.discard)
 
     async def _page(self, subscription: Subscription, behind: Behind) -> None:
+        """Give one page of history; whatever goes wrong, the subscription does not wait for ever."""
+        try:
+            await self._page_or_resync(subscription, behind)
+        except Exception:
+            logger.exception("serving a session from history failed", room=subscription.room.key)
+            if subscription.behind is behind:
+                self._resync(subscription)
+
+    async def _page_or_resync(self, subscription: Subscription, behind: Behind) -> None:
         room = subscription.room
         epoch = room.known_log.epoch
         try:
@@ -307,6 +317,7 @@ class Sweeper:
             behind.tries = 0
         given = tally(one for one, _ in shown)
         room.ledger.replay(given)
+        room.touched = True
         self._count(data, sum(given), 1)
 
     def _continue(self, subscription: Subscription, behind: Behind, page: Page) -> bool:
@@ -330,7 +341,7 @@ class Sweeper:
             self.is_behind(subscription)
 
     def _resync(self, subscription: Subscription) -> None:
-        subscription.session.end_subscription(subscription, RESYNC, DropReason.RESYNC)
+        self.hub.resync_one(subscription)
 
 
 def _frames(room: Room, start: int) -> dict[int, Frame]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import uvloop
 
+from fanout.cli.tools import watch_room
 from fanout.client import Client, Disconnected, Publication, Rejected, StreamPosition, SubscribeResult
 from fanout.client.subscription import QUEUE_MAX
 from fanout.core.errors import DRAINING
@@ -56,6 +57,14 @@ async def test_publications_arrive_in_order_and_move_the_position(gateway: Scrip
     assert listener.data == [b"1", b"2", b'{"three":3}']
     assert subscription.position == StreamPosition(gateway.head, "e1")
     assert len(listener.joins) == 1
+
+
+async def test_watching_ends_with_the_reason_when_the_engine_ends_it_for_good(gateway: ScriptedGateway) -> None:
+    watching = asyncio.create_task(asyncio.to_thread(watch_room, gateway.url, "", ROOM, 0))
+    await until(lambda: any(peer.rooms for peer in gateway.peers))
+    gateway.disconnect(3503)
+    with pytest.raises(Disconnected, match="3503"):
+        await asyncio.wait_for(watching, 5)
 
 
 async def test_plain_function_is_a_handler_too(gateway: ScriptedGateway, client: Client) -> None:

@@ -46,7 +46,7 @@ class EmbeddedEngine:
         """
         partition = partition_of(room_key(DEV_APP, room).encode(), PARTITIONS[MESSAGES])
         assert isinstance(self._store.epochs, MemoryEpochs)
-        del self._store.epochs._state.epochs[partition]
+        self._store.epochs.lose(partition)
 
     def token(self, user: str, subs: Sequence[str] = ()) -> str:
         """Return a connection token of the app ``dev``."""

@@ -30,6 +30,7 @@ class FakeTransport(asyncio.Transport):
         self.full = 0
         self.is_closed = False
         self.is_aborted = False
+        self.lingers = False  # closing waits until the peer has read everything, and it does not
         self.has_eof = False
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
@@ -51,7 +52,7 @@ class FakeTransport(asyncio.Transport):
         self.has_eof = True
 
     def close(self) -> None:
-        if not self.is_closed:
+        if not self.is_closed and (self.is_aborted or not self.lingers):
             self.is_closed = True
             asyncio.get_running_loop().call_soon(self._line.connection.connection_lost, None)
 

@@ -139,9 +139,9 @@ class Client:
 class LiveEdge:
     """All roles of a small engine."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, log: MemoryLog | None = None) -> None:
         self.clock = clock
-        self.log = MemoryLog(Topics(), clock)
+        self.log = log or MemoryLog(Topics(), clock)
         self.state = MemoryState()
         self.store = memory_store(clock, self.state)
         self.profiles = Profiles(insecure=True)

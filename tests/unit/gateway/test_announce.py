@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
+from fanout.adapters.memory_log import MemoryLog
 from fanout.core.errors import Refused
 from fanout.core.ledger import differences, report
 from fanout.core.limits import ANNOUNCE_S, ATTACH_TIMEOUT_S, DETACH_AFTER_S
@@ -28,7 +29,7 @@ from fanout.core.records import (
     header,
 )
 from fanout.gateway.server import Gateway
-from fanout.ports import HistoryBatch
+from fanout.ports import Appended, Clock, HistoryBatch, LogRecord, LogWriter, Topics
 from sharding.placement import partition_of
 from tests.support.fake_line import FakeLine
 from tests.support.live_edge import LiveEdge
@@ -54,11 +55,7 @@ class Scene:
 
     async def said(self, kind: int, of: type[Any]) -> list[Any]:
         """Return the bodies of all records of a kind in the room's partition."""
-        reader = await self.edge.log.reader(MESSAGES, [PARTITION])
-        reader.seek(PARTITION, 0)
-        records = (await reader.poll(10_000, 0)).get(PARTITION, ())
-        await reader.close()
-        values = [record.value for record in records if record.value is not None]
+        values = [record.value for record in await read_all(self.edge.log, PARTITION) if record.value is not None]
         return [body(value, of) for value in values if header(value).kind == kind]
 
     async def reports(self) -> list[RoomReport]:
@@ -74,9 +71,50 @@ class Scene:
         return report(meta.state)
 
 
-def play(scene: Callable[[Scene], Awaitable[None]], *, worker: bool = True) -> None:
+async def read_all(log: MemoryLog, partition: int) -> Sequence[LogRecord]:
+    """Return what stands in a partition of messages."""
+    reader = await log.reader(MESSAGES, [partition])
+    reader.seek(partition, 0)
+    records = (await reader.poll(10_000, 0)).get(partition, ())
+    await reader.close()
+    return records
+
+
+class SlowWriter:
+    """A writer whose appends take ``log.pause_s``."""
+
+    def __init__(self, log: SlowLog, writer: LogWriter) -> None:
+        self._log, self._writer = log, writer
+
+    async def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> Appended:
+        await asyncio.sleep(self._log.pause_s)
+        return await self._writer.append(topic, partition, key, value)
+
+    async def append_many(
+        self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes | None]]
+    ) -> Appended:
+        await asyncio.sleep(self._log.pause_s)
+        return await self._writer.append_many(topic, partition, records)
+
+    async def close(self) -> None:
+        await self._writer.close()
+
+
+class SlowLog(MemoryLog):
+    """A log that answers, but late."""
+
+    pause_s = 0.0
+
+    async def writer(self, *, durable: bool) -> LogWriter:  # type: ignore[override]
+        return SlowWriter(self, await super().writer(durable=durable))
+
+
+def play(
+    scene: Callable[[Scene], Awaitable[None]], *, worker: bool = True, log: Callable[[Clock], MemoryLog] | None = None
+) -> None:
     async def main() -> None:
-        edge = LiveEdge(LoopClock())
+        clock = LoopClock()
+        edge = LiveEdge(clock, log and log(clock))
         if worker:
             await edge.worker.start()
         await edge.sender.start()
@@ -357,3 +395,44 @@ def test_a_room_is_not_known_before_somebody_says_so() -> None:
         assert room.log is None
 
     play(scene, worker=False)
+
+
+def test_a_log_that_is_slow_to_take_an_attach_does_not_hold_up_the_answer_from_history() -> None:
+    async def scene(scene: Scene) -> None:
+        first = await scene.connected()
+        await first.ask(SUBSCRIBE)
+        await scene.edge.publish(ROOM, 1)
+        await asyncio.sleep(1)
+        other = FakeLine(await scene.edge.gateway())
+        await other.connect()
+        assert isinstance(scene.edge.log, SlowLog)
+        scene.edge.log.pause_s = 8.0
+        asked_s = scene.edge.clock.monotonic_s()
+        assert (await other.ask(SUBSCRIBE)).subscribe is not None
+        assert scene.edge.clock.monotonic_s() - asked_s < ATTACH_TIMEOUT_S + 0.5
+        scene.edge.log.pause_s = 0.0
+
+    play(scene, log=lambda clock: SlowLog(Topics(), clock))
+
+
+def test_many_rooms_that_fall_silent_together_are_given_up_side_by_side() -> None:
+    async def scene(scene: Scene) -> None:
+        line = await scene.connected()
+        for number in range(100):
+            await line.ask(b'{"id":%d,"subscribe":{"channel":"open:r%d"}}' % (number + 2, number))
+            await asyncio.sleep(0.1)
+        line.transport.close()
+        assert isinstance(scene.edge.log, SlowLog)
+        scene.edge.log.pause_s = 0.5
+        await asyncio.sleep(DETACH_AFTER_S + 3)
+        scene.edge.log.pause_s = 0.0
+        assert not scene.gateway.hub.rooms
+        detaches = [
+            body(record.value, Detach)
+            for partition in range(scene.edge.log.partitions(MESSAGES))
+            for record in await read_all(scene.edge.log, partition)
+            if record.value is not None and header(record.value).kind == DETACH
+        ]
+        assert len(detaches) == 100
+
+    play(scene, log=lambda clock: SlowLog(Topics(), clock))

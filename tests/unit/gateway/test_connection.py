@@ -11,6 +11,7 @@ import pytest
 from fanout.core.limits import (
     COMMANDS_REFUSED_MAX,
     CONNECT_S,
+    CONNECTIONS_PER_USER_MAX,
     EXPIRED_GRACE_S,
     HALF_OPEN_PER_ADDRESS_MAX,
     HANDSHAKE_S,
@@ -394,5 +395,137 @@ def test_who_is_turned_away_is_told_when_to_come_back() -> None:
         assert all(line.transport.is_closed for line in lines)
         again = scene.line("10.9.9.9")
         await again.connect()
+
+    play(scene)
+
+
+def test_a_connect_and_a_goodbye_in_one_packet_leave_no_session_behind() -> None:
+    async def scene(scene: Scene) -> None:
+        token = scene.edge.token("ann").encode()
+        for _ in range(CONNECTIONS_PER_USER_MAX + 1):
+            line = scene.line()
+            line.upgrade()
+            command = websocket.masked_frame(websocket.TEXT, b'{"id":1,"connect":{"token":"%b"}}' % token, MASK)
+            line.receive(command + websocket.masked_frame(websocket.CLOSE, websocket.close_payload(1000), MASK))
+        await asyncio.sleep(1)
+        assert scene.gateway.stats()["sessions"] == 0
+        await scene.connected(scene.edge.token("ann"))
+
+    play(scene)
+
+
+def test_a_client_that_says_goodbye_and_does_not_read_is_not_kept() -> None:
+    async def scene(scene: Scene) -> None:
+        line = await scene.connected()
+        line.transport.lingers = True
+        line.fill()
+        line.receive(websocket.masked_frame(websocket.CLOSE, websocket.close_payload(1000), MASK))
+        await asyncio.sleep(CLOSE_S - 1)
+        assert not line.transport.is_aborted
+        await asyncio.sleep(3)
+        assert line.transport.is_aborted
+
+    play(scene)
+
+
+def test_a_connect_that_waits_for_us_is_not_called_stale() -> None:
+    async def scene(scene: Scene) -> None:
+        await scene.edge.worker.close()
+        line = scene.line()
+        line.upgrade()
+        await asyncio.sleep(CONNECT_S - 2)
+        token = scene.edge.token("ann", subs=["open:cold"])
+        line.send(b'{"id":1,"connect":{"token":"%b"}}' % token.encode())
+        await asyncio.sleep(10)
+        assert line.code is None and line.replies[0].error is not None and line.replies[0].error.temporary
+        await asyncio.sleep(CONNECT_S + 2)
+        assert line.code == 3502
+
+    play(scene)
+
+
+def test_a_session_that_fails_does_not_stop_the_heartbeat_of_the_others() -> None:
+    async def scene(scene: Scene) -> None:
+        bad, good = await scene.connected(), await scene.connected()
+
+        def broken(data: bytes) -> None:
+            raise RuntimeError("no socket")
+
+        bad.transport.write = broken  # type: ignore[assignment]
+        await asyncio.sleep(3 * PING_S)
+        assert good.pings >= 2
+        silent = scene.line()
+        await asyncio.sleep(HANDSHAKE_S + 2)
+        assert silent.transport.is_closed
+
+    play(scene)
+
+
+def test_connections_are_turned_away_while_file_descriptors_are_short() -> None:
+    shortage = [True]
+    keeper = Doorkeeper(Deadlines(5), Deadlines(10), Deadlines(5), are_descriptors_short=lambda: shortage[0])
+    assert not keeper.admits("10.0.0.1")
+    shortage[0] = False
+    assert keeper.admits("10.0.0.1")
+
+
+def test_cold_rooms_of_one_frame_are_attached_side_by_side_and_answered_in_order() -> None:
+    async def scene(scene: Scene) -> None:
+        await scene.edge.worker.close()  # so that every room waits as long as it may
+        line = await scene.connected()
+        line.send(b"\n".join(b'{"id":%d,"subscribe":{"channel":"open:r%d"}}' % (id_, id_) for id_ in range(2, 19)))
+        line.send(b'{"id":19,"unsubscribe":{"channel":"open:r2"}}')
+        await asyncio.sleep(9)  # two rounds of at most four seconds, where one after the other takes seventeen
+        assert [reply.id for reply in line.replies] == list(range(1, 20))
+
+    play(scene)
+
+
+def test_commands_about_one_room_in_one_frame_act_in_their_order() -> None:
+    async def scene(scene: Scene) -> None:
+        line = await scene.connected()
+        frame = [
+            b'{"id":%d,"%b":{"channel":"open:a"}}' % (id_, method)
+            for id_, method in enumerate(
+                (b"subscribe", b"subscribe", b"unsubscribe", b"subscribe", b"unsubscribe", b"subscribe"), 2
+            )
+        ]
+        line.send(b"\n".join(frame))
+        await asyncio.sleep(5)
+        assert [reply.id for reply in line.replies] == list(range(1, 8))
+        assert [reply.error.code for reply in line.replies if reply.error] == [105]
+        assert scene.gateway.stats()["subscriptions"] == 1
+
+    play(scene)
+
+
+def test_a_session_that_ends_leaves_none_of_its_early_attaches_behind() -> None:
+    async def scene(scene: Scene) -> None:
+        line = await scene.connected()
+        line.send(b"\n".join(b'{"id":%d,"subscribe":{"channel":"open:r%d"}}' % (id_, id_) for id_ in range(2, 100)))
+        await asyncio.sleep(0)
+        line.transport.close()
+        await asyncio.sleep(60)
+        stats = scene.gateway.stats()
+        assert (stats["sessions"], stats["subscriptions"], stats["rooms"]) == (0, 0, 0)
+        assert not [task for task in asyncio.all_tasks() if task.get_name() in ("prepare", "command")]
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        b'{"id":5,"publish":{"channel":"open:private","data":1}}',
+        b'{"id":5,"rpc":{"method":"publish","data":{"room":"open:private","data":1}}}',
+    ],
+)
+def test_a_client_publishes_only_to_rooms_that_its_token_contains(command: bytes) -> None:
+    async def scene(scene: Scene) -> None:
+        line = await scene.connected(scene.edge.token("ann", rooms=["open:mine*"]))
+        reply = await line.ask(command)
+        assert reply.error is not None and reply.error.code == 103
+        reply = await line.ask(command.replace(b"private", b"mine"))
+        assert reply.error is None
 
     play(scene)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fanout.core.errors import RESYNC
 from fanout.core.limits import DETACH_AFTER_S
 from fanout.core.messages import Kind, Profiles
 from fanout.core.records import Attached, Chunk, RoomBatch
+from fanout.core.room_log import Position
 from fanout.gateway.holes import WAITING_ENTRIES_MAX
+from fanout.gateway.hub import Hub
+from fanout.gateway.room import Room
+from fanout.ports import HistoryPage
 from fanout.runtime.metrics import CHUNKS_REFUSED
-from tests.support.edge import KEY, PARTITION, EdgeWorld, Listener
+from tests.support.edge import EPOCH, KEY, PARTITION, EdgeWorld, Listener
 from tests.support.virtual_time import LoopClock, run
 
 
@@ -356,5 +361,70 @@ def test_a_new_slot_begins_new_stays() -> None:
         assert world.room.instance > before
         assert not world.room.attached
         assert world.room.ledger.offered == (0, 0, 0, 0)
+
+    play(scene)
+
+
+def test_a_hole_whose_filling_fails_in_an_unforeseen_way_does_not_stop_the_room_for_ever() -> None:
+    async def scene(world: EdgeWorld) -> None:
+        listener = Listener(world)
+        listener.join()
+
+        async def broken(*args: Any, **kwargs: Any) -> HistoryPage:
+            raise RuntimeError("no such thing")
+
+        world.store.history.read = broken  # type: ignore[method-assign]
+        world.entry()
+        world.give(world.batch([world.entry()]))
+        await world.settle()
+        assert listener.ended is RESYNC
+        other = Listener(world)
+        other.join()
+        world.give(world.batch([world.entry()]))
+        await world.settle()
+        assert other.offsets == [13]
+
+    play(scene)
+
+
+def test_a_room_batch_that_fails_costs_no_other_room_of_the_chunk_anything() -> None:
+    async def scene(world: EdgeWorld) -> None:
+        def on_work(room: Room) -> None:
+            if room.key == KEY:
+                raise RuntimeError("no such thing")
+            world.sweeper.room_has_work(room)
+
+        hub = Hub(
+            history=world.history,
+            clock=world.clock,
+            partitions=64,
+            on_work=on_work,
+            on_behind=world.sweeper.is_behind,
+            on_stray=world.strays.append,
+        )
+        rooms = [hub.open(key, Profiles().of("live:r")) for key in (KEY, "dev/live:other")]
+        listener = Listener(world)
+        world.room = rooms[0]
+        for room in rooms:
+            hub.begin(room, Position(EPOCH, 10, 10, 10, 0))
+        listener.join()
+        entry = world.entry()
+        hub.apply(Chunk(0, [RoomBatch(room.key, 0, PARTITION, 1, EPOCH, entry.prev, 1, [entry]) for room in rooms]))
+        assert rooms[1].known_log.head == entry.offset
+        assert listener.ended is RESYNC
+
+    play(scene)
+
+
+def test_a_room_that_is_given_up_while_it_waits_for_a_sweep_is_counted_once() -> None:
+    async def scene(world: EdgeWorld) -> None:
+        listener = Listener(world)
+        listener.join()
+        world.give(world.batch([world.entry()]))
+        listener.leave()
+        world.hub.forget(world.room)
+        await world.settle()
+        assert world.hub.unswept == 0
+        world.room = world.hub.open(KEY, Profiles().of("live:r"))
 
     play(scene)

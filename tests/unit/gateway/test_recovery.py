@@ -211,3 +211,17 @@ def test_the_room_is_known_by_its_key() -> None:
         assert world.hub.rooms[KEY] is world.room
 
     play(scene)
+
+
+def test_two_resumes_that_read_side_by_side_do_not_put_anything_into_the_ring_twice() -> None:
+    async def scene(world: EdgeWorld) -> None:
+        await world.remember([world.entry() for _ in range(50)])
+        world.room.known_log.reset(world.room.known_log.position._replace(head=world.head, last=world.last))
+        await asyncio.gather(*(Listener(world).resume(offset) for offset in (20, 30, 25)))
+        assert world.room.known_log.oldest_offset == 20
+        last = Listener(world)
+        resumed = await last.resume(15)
+        assert resumed is not None
+        assert [one.offset for one in resumed.entries] == list(range(16, 61))
+
+    play(scene)

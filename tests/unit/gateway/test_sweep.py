@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
 
 from fanout.core.errors import RESYNC
 from fanout.core.limits import FRAME_BYTES_MAX, FRAME_MESSAGES_MAX, RING_ENTRIES_MAX, SWEEP_WRITES_MAX, UNSWEPT_MAX
@@ -416,6 +419,7 @@ def test_a_room_that_fails_does_not_stop_the_others() -> None:
         listener.write = broken  # type: ignore[method-assign]
         await world.settle()
         assert listener.ended is RESYNC
+        assert world.hub.unswept == 0, "the brake on chunks would never be let go"
         other = Listener(world)
         other.join()
         world.give(world.batch([world.entry()]))
@@ -452,5 +456,72 @@ def test_a_session_between_two_frames_keeps_its_place() -> None:
             await world.settle()
             world.check_ledger()
         assert slow.offsets == list(range(11, 811))
+
+    play(scene)
+
+
+def test_a_session_that_fails_while_history_serves_it_is_told_and_not_forgotten() -> None:
+    async def scene(world: EdgeWorld) -> None:
+        listener = Listener(world)
+        listener.join()
+        listener.stall()
+        for _ in range(5):
+            await world.publish(*(world.entry() for _ in range(300)))
+            await world.settle()
+
+        def broken(frame: bytes) -> None:
+            raise RuntimeError("no socket")
+
+        listener.write = broken  # type: ignore[method-assign]
+        listener.flow()
+        await world.settle()
+        assert listener.ended is RESYNC
+
+    play(scene)
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_a_session_that_cannot_even_be_told_does_not_stop_the_sweeps(is_behind: bool) -> None:
+    async def scene(world: EdgeWorld) -> None:
+        listener, other = Listener(world), Listener(world)
+        listener.join()
+        other.join()
+
+        def broken(*args: object) -> Any:
+            raise RuntimeError("no socket")
+
+        if is_behind:
+            listener.stall()
+            await world.publish(world.entry())
+            await world.settle()
+        listener.write = broken  # type: ignore[method-assign,assignment]
+        listener.end_subscription = broken  # type: ignore[method-assign,assignment]
+        if is_behind:
+            listener.flow()
+        else:
+            await world.publish(world.entry())
+        await world.settle()
+        listener.leave()
+        late = Listener(world)
+        late.join()
+        await world.publish(world.entry())
+        await world.settle()
+        assert late.offsets == [world.head]
+
+    play(scene)
+
+
+def test_a_client_that_claims_a_position_nobody_reaches_keeps_no_other_from_joining() -> None:
+    async def scene(world: EdgeWorld) -> None:
+        liar, near, far = Listener(world), Listener(world), Listener(world)
+        await liar.resume(1 << 60)
+        await far.resume(14)
+        await near.resume(12)
+        for _ in range(6):
+            await world.publish(world.entry())
+        await world.settle()
+        assert near.offsets == [13, 14, 15, 16]
+        assert far.offsets == [15, 16]
+        assert liar.offsets == []
 
     play(scene)
