@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import random
 import sys
@@ -30,6 +29,7 @@ from fanout.core.messages import Priority, Profiles
 from fanout.core.records import ATTACH, CHUNKS, MESSAGE, MESSAGES, PARTITIONS, Attach, Message, encode
 from fanout.ports import Assignment, GroupReader, HistoryBatch, HistoryPage, Log, LogRecord, RoomMeta, Store, Topics
 from fanout.runtime.clock import SystemClock
+from fanout.runtime.process import calm_gc
 from sharding.placement import partition_of
 from workers.room_worker import RoomWorker
 
@@ -160,8 +160,7 @@ async def _measure(asked: argparse.Namespace, *, history: bool) -> Figures:
         await _attach(log.inner, keys, asked)
         await _finished(worker, log.inner)
         log.gate.clear()
-        gc.collect()
-        gc.freeze()
+        calm_gc()  # as the engine does
         if asked.log == "memory":
             await publish(log.inner, asked.rooms, asked.messages)
         else:

@@ -232,9 +232,10 @@ class Epochs(Protocol):
         """Take a partition over, in one script: owner = max(previous + 1, wall_ms); where no epoch stands, or the log
         ends below the highest offset seen, ``fresh_epoch`` becomes the epoch (``renewed``) and highest 0."""
 
-    async def saw(self, partition: int, owner: int, highest: int) -> None:
-        """Raise the highest offset seen (log offset + 1); raises Fenced for an older owner, and where the store
-        has lost the claim (it was emptied): claim again, with a new epoch."""
+    async def saw(self, partition: int, owner: int, highest: int, told: int = 0) -> None:
+        """Raise the highest offset seen (log offset + 1); raises Fenced for an older owner, and where the store has
+        lost the claim (it was emptied) or stands below ``told``, the last that it has answered (it failed over to
+        older data): claim again, and begin where it stands."""
 
     async def current(self, partition: int) -> str | None:
         """Return the epoch, or None before the first owner."""
@@ -262,7 +263,9 @@ class Lease(msgspec.Struct, frozen=True):
     """A time-limited right to a number of a pool. ``holder`` is free text (host:pid), ``address`` where to reach it.
 
     ``used_ms`` is the newest time (Unix ms) that holders of the number have reserved for what they number with it: a
-    new holder of an id node begins above it. 0 = the store knows of none.
+    new holder of an id node begins above it. 0 = the store knows of none. ``pool_age_ms`` (told by ``acquire``) is how
+    long the store has known the pool: when that is less than half a TTL, it may have been emptied, and holders of
+    before, whom it no longer knows, may still believe in their leases.
     """
 
     pool: str
@@ -272,6 +275,7 @@ class Lease(msgspec.Struct, frozen=True):
     address: str
     expires_ms: int
     used_ms: int = 0
+    pool_age_ms: int = 0
 
 
 class Leases(Protocol):
@@ -282,7 +286,8 @@ class Leases(Protocol):
         generation = max(previous + 1, wall_ms). None when all are taken."""
 
     async def renew(self, lease: Lease, ttl_ms: int, used_ms: int = 0) -> bool:
-        """Prolong, and raise ``used_ms``; False when another generation holds the number (the caller is fenced)."""
+        """Prolong, and raise ``used_ms``; False when a higher generation holds the number (the caller is fenced; its
+        ``used_ms`` counts all the same: the successor may not have known of it)."""
 
     async def release(self, lease: Lease, used_ms: int | None = None) -> None:
         """Give the number back, with the ``used_ms`` for the next holder where that is known exactly (None leaves what

@@ -186,6 +186,7 @@ ROWS: Final = (
                     (rate("fanout_sessions_opened_total", "wire_format"), "opened: {{wire_format}}"),
                     (rate("fanout_sessions_closed_total", "code"), "closed: {{code}}"),
                     (rate("fanout_handshakes_refused_total", "status"), "refused: {{status}}"),
+                    (rate("fanout_descriptors_short_total"), "file descriptors short"),
                 ),
             ),
             Panel(

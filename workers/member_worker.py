@@ -77,14 +77,16 @@ class _Owned:
     """A partition of ``members`` under one assignment.
 
     ``catch_up_to``: the store had no mark, so that an absent user means nothing until this offset is written.
+    ``mark`` is what the store must have: below it, it has lost writes.
     """
 
-    __slots__ = ("catch_up_to", "next_offset", "number")
+    __slots__ = ("catch_up_to", "mark", "next_offset", "number")
 
-    def __init__(self, number: int, next_offset: int, catch_up_to: int) -> None:
+    def __init__(self, number: int, next_offset: int, catch_up_to: int, mark: int) -> None:
         self.number = number
         self.next_offset = next_offset
         self.catch_up_to = catch_up_to
+        self.mark = mark
 
 
 class MemberWorker:
@@ -193,18 +195,24 @@ class MemberWorker:
             await self._commit(reader, taken)
 
     async def _take_over(self, reader: GroupReader, number: int) -> None:
-        """Find where to go on. Without a mark the store knows nothing: all that the log holds is written again."""
+        """Find where to go on. Without a mark the store knows nothing: all that the log holds is written again. A mark
+        below the commit: the store has lost writes since (a failover)."""
         earliest, end = (await self._log.ends(MEMBERS, [number]))[number]
         mark = await self._store.members.marked(number)
         committed = await reader.committed(number)
-        known = mark is not None and committed is not None and earliest <= committed <= end
-        start = committed if known and committed is not None else earliest
+        start = earliest
+        if mark is not None and committed is not None and earliest <= min(mark, committed) <= end:
+            start = min(mark, committed)
         reader.seek(number, start)
+        if mark is None:
+            self._shard_counts.clear()  # the store has lost them as well
         if start >= end:
             await self._store.members.mark(number, start)
+            mark = start
         metrics.TAKEOVERS.labels("kept" if mark is not None else "renewed").inc()
         if number in self._assigned:
-            self._owned[number] = _Owned(number, start, end if mark is None else 0)
+            known = -1 if mark is None else min(mark, start)
+            self._owned[number] = _Owned(number, start, end if mark is None else 0, known)
         metrics.PARTITIONS_OWNED.labels(MEMBERS).set(len(self._owned))
 
     def _due(self, number: int, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
@@ -241,8 +249,20 @@ class MemberWorker:
         if owned is None:
             return
         owned.next_offset = applied
-        if applied >= owned.catch_up_to:
+        if applied >= owned.catch_up_to and not await self._has_forgotten(owned):
             await self._store.members.mark(number, applied)
+            owned.mark = applied
+
+    async def _has_forgotten(self, owned: _Owned) -> bool:
+        """Look whether the store still has the mark; where not, give the partition up: it is taken over anew."""
+        mark = owned.mark
+        stands = await self._store.members.marked(owned.number)
+        if mark < 0 or (stands is not None and stands >= mark):
+            return False
+        if self._owned.get(owned.number) is owned:
+            _log.warning("the store has forgotten members", partition=owned.number, mark=mark, stands=stands)
+            del self._owned[owned.number]
+        return True
 
     async def _park(self, parked: Sequence[tuple[LogRecord, RecordError]]) -> None:
         done = asyncio.Event()
@@ -282,6 +302,8 @@ class MemberWorker:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
+                for owned in list(self._owned.values()):
+                    await self._has_forgotten(owned)
                 # The reader's own positions: where the newest records were compacted away, the last one read is older.
                 reader = self._reader
                 positions = {number: reader.position(number) for number in self._owned} if reader else {}

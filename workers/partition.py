@@ -38,19 +38,20 @@ class Start(NamedTuple):
     lost: int
 
 
-def where_to_start(committed: int | None, earliest: int, end: int) -> Start:
-    """Return the log offset to begin at.
+def where_to_start(committed: int | None, earliest: int, end: int, stored: int | None = None) -> Start:
+    """Return the log offset to begin at; ``stored`` is what the store was told of in this epoch (None: a new one).
 
+    Nothing is committed before the store was told, so a commit above ``stored`` means that the store has lost writes
+    (a failover): they are made again. What rooms have kept of it is skipped there, and told to gateways again.
     A commit below what the log still holds is a gap. A commit above its end means that the log was cut short or made
     anew: nobody knows which of its records are new, so all are read again, under the new epoch that this brings.
     """
     if committed is None:
         return Start(earliest, 0)
-    if committed < earliest:
-        return Start(earliest, earliest - committed)
     if committed > end:
         return Start(earliest, committed - end)
-    return Start(committed, 0)
+    due = committed if stored is None else min(committed, stored)
+    return Start(max(due, earliest), max(0, earliest - due))
 
 
 class TakenOver(NamedTuple):
@@ -67,7 +68,8 @@ async def take_over(number: int, *, log: Log, reader: GroupReader, epochs: Epoch
     claim = await epochs.claim(number, end, clock.wall_ms(), secrets.token_urlsafe(6))
     ownership = Ownership(number, claim.owner, claim.epoch)
     ownership.seen = claim.highest
-    return TakenOver(ownership, where_to_start(await reader.committed(number), earliest, end), claim.renewed)
+    stored = None if claim.renewed else claim.highest
+    return TakenOver(ownership, where_to_start(await reader.committed(number), earliest, end, stored), claim.renewed)
 
 
 class Held:
@@ -132,6 +134,8 @@ class Partition:
                     self._take_keyless(turn, record, ticket)
             except RecordError as error:
                 turn.parked.append((record, error))
+            except Exception as error:  # a bug of ours must not hold up all rooms of the partition for ever
+                turn.parked.append((record, _unexpected(record, error)))
 
     def loaded(self, turn: Turn, metas: Mapping[bytes, RoomMeta | None], is_gone: Callable[[Target], bool]) -> None:
         """Take rooms in whose state has come from the store, and decide about the records held for them."""
@@ -185,6 +189,8 @@ class Partition:
                 action(turn, room=room)
         except RecordError as error:
             turn.parked.append((record, error))
+        except Exception as error:
+            turn.parked.append((record, _unexpected(record, error)))
 
     def _hold(self, record: LogRecord, key: bytes, action: Action | None, ticket: Ticket, now_s: float) -> None:
         held = self.held.get(key)
@@ -219,7 +225,7 @@ class Partition:
         kind = header(record.value).kind
         if kind == ANNOUNCE:
             said = body(record.value, Announce)
-            decide.check_slot(said.slot)
+            decide.check_slot(said.slot, said.generation)
             for report in said.rooms:
                 check_report(report)
             shares: dict[str, Action] = {
@@ -253,6 +259,11 @@ class Partition:
                 wrong = error  # the other rooms' shares are good; the record is parked once
         if wrong is not None:
             raise wrong
+
+
+def _unexpected(record: LogRecord, error: Exception) -> RecordError:
+    _log.error("a record could not be decided", partition=record.partition, offset=record.offset, exc_info=error)
+    return RecordError("unexpected", repr(error))
 
 
 def _room(held: Held, meta: RoomMeta | None) -> RoomState:

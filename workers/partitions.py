@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from fanout.core.errors import Fenced, OutOfRange, Unavailable
+from fanout.core.errors import OutOfRange
 from fanout.core.limits import CLAIMS_AT_ONCE
 from fanout.core.messages import Profiles
 from fanout.core.records import MESSAGES
@@ -131,7 +131,7 @@ class Partitions:
                 assert self.reader is not None
                 await self.reader.commit({number: finished})
                 break
-            except (Fenced, Unavailable) as error:
+            except Exception as error:  # as in _claim: it must be tried again whatever it was
                 _log.debug("partition is not claimed again yet", partition=number, error=repr(error))
         await self._claim(number)
 

@@ -361,7 +361,7 @@ class RoomWorker:
         if stored <= ownership.seen:
             return True
         try:
-            await self._store.epochs.saw(owned.number, ownership.owner, stored)
+            await self._store.epochs.saw(owned.number, ownership.owner, stored, ownership.seen)
         except Fenced:
             self._partitions.fence(ownership)
             return False
@@ -406,15 +406,17 @@ class RoomWorker:
         metrics.HISTORY_WAITING.set(self._line.bytes)
 
     async def _look_at_lag(self) -> None:
-        owned = self._partitions.active
-        metrics.ROUTES.set(sum(len(room.targets) for one in owned.values() for room in one.rooms.values()))
+        active = self._partitions.active
+        metrics.ROUTES.set(sum(len(room.targets) for one in active.values() for room in one.rooms.values()))
+        # Noted before the ends are asked for: what is read meanwhile may lie above them.
+        owned = {number: (one, one.next_offset) for number, one in active.items()}
         lag = 0
         for number, (earliest, end) in (await self._log.ends(MESSAGES, list(owned))).items() if owned else ():
-            if number in owned:
-                at = owned[number].next_offset
-                lag += max(0, end - at)
-                if at > end:  # cut short or made anew; a reader with nothing to read may not notice
-                    self._partitions.out_of_range(OutOfRange(MESSAGES, number, at, earliest, end))
+            one, at = owned[number]
+            lag += max(0, end - at)
+            if at > end and active.get(number) is one:
+                # cut short or made anew; a reader with nothing to read may not notice
+                self._partitions.out_of_range(OutOfRange(MESSAGES, number, at, earliest, end))
         metrics.LOG_LAG.labels(MESSAGES).set(lag)
 
 

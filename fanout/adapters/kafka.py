@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import secrets
+import time
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from fanout.adapters.kafka_client import Questions, bootstrap_of
 from fanout.adapters.kafka_reader import KafkaGroupReader, KafkaReader
@@ -12,6 +15,9 @@ from fanout.adapters.kafka_topics import apply, check_counts, partition_counts
 from fanout.adapters.kafka_writer import KafkaWriter
 from fanout.core.errors import Unavailable
 from fanout.ports import Assignment, GroupReader, LogReader, LogWriter, Topics
+
+_LED_S: Final = 20.0  # several hundred new partitions on a small, busy broker
+_LOOK_AGAIN_S: Final = 0.1
 
 
 class KafkaLog:
@@ -41,10 +47,28 @@ class KafkaLog:
                 raise Unavailable(f"kafka has no topic {', '.join(missing)}: run `fanout topics apply`")
             if missing:
                 await apply(url, topics, replication=1)
+            await log._wait_until_led()
         except BaseException:
             await log.close()
             raise
         return log
+
+    async def _wait_until_led(self) -> None:
+        """Wait, bounded, until every partition has a leader that answers.
+
+        A broker tells of new topics before it takes records for them: the first appends would run into their bound.
+        What nobody leads by then is an outage like any later one.
+        """
+        deadline_s = time.monotonic() + _LED_S
+        for topic, count in self.topics.partitions.items():
+            while True:
+                try:
+                    await self.ends(topic, range(count))
+                    break
+                except Unavailable:
+                    if time.monotonic() > deadline_s:
+                        return
+                    await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def writer(self, *, durable: bool) -> LogWriter:
         """Return a connected writer; raises Unavailable."""

@@ -36,17 +36,41 @@ async def bounded(what: str, timeout_s: float = ANSWER_S) -> AsyncIterator[None]
     try:
         async with asyncio.timeout(timeout_s):
             yield
+    except asyncio.CancelledError as error:
+        if is_cancelled():
+            raise
+        raise Unavailable(f"kafka, {what}: the client was closed meanwhile") from error
     except MessageSizeTooLargeError as error:
         raise ValueError(f"kafka, {what}: {error}") from error
     except (KafkaError, OSError, TimeoutError) as error:
-        raise Unavailable(f"kafka, {what}: {error or type(error).__name__}") from error
+        raise Unavailable(f"kafka, {what}: {str(error) or type(error).__name__}") from error
+
+
+def is_cancelled() -> bool:
+    """Return whether somebody cancels the current task.
+
+    aiokafka cancels its own tasks and futures when a client is closed, and lets that escape to whoever waits for them:
+    a CancelledError that nobody meant, which would end the caller's task in silence.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def close_quietly(*closing: Awaitable[Any]) -> None:
     """Close clients that may be broken: bounded, and what they raise is of no interest any more."""
     for one in closing:
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(one, CLOSE_S)
+        task = asyncio.ensure_future(one)
+        task.add_done_callback(_forget)
+        try:
+            await asyncio.wait((task,), timeout=CLOSE_S)
+        finally:
+            if task.cancel():  # its connections are closed on the way out
+                await asyncio.wait((task,), timeout=CLOSE_S)
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 class Questions:

@@ -22,7 +22,7 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 
-from fanout.adapters.kafka_client import Questions, bounded, close_quietly
+from fanout.adapters.kafka_client import Questions, bounded, close_quietly, is_cancelled
 from fanout.core.errors import Fenced, OutOfRange, Unavailable
 from fanout.ports import Assignment, LogRecord
 from fanout.runtime.metrics import REBUILDS
@@ -35,6 +35,7 @@ HEARTBEAT_MS: Final = (
     1_000  # a rebalance reaches the others with their next heartbeat: rooms move within a second or so
 )
 REBALANCE_MS: Final = 8_000
+_GROUP_METADATA_MS: Final = 5_000  # a topic that was deleted and made anew is noticed no sooner than this
 _FETCH_WAIT_MS: Final = 250  # an idle fetch; a record ends it at once
 _GROUP_FETCH_WAIT_MS: Final = 100  # a partition that was sought or resumed waits for the fetch under way
 _PARTITION_FETCH_BYTES: Final = 4 << 20
@@ -101,9 +102,11 @@ class KafkaReader:
             return {}
         except (OffsetOutOfRangeError, NoOffsetForPartitionError):
             raise
-        except (KafkaError, OSError) as error:
+        except (KafkaError, OSError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             self._silent = True  # whatever it is: the next poll begins with a fresh consumer
-            raise Unavailable(f"kafka, read {self._topic}: {error or type(error).__name__}") from error
+            raise Unavailable(f"kafka, read {self._topic}: {str(error) or type(error).__name__}") from error
         kept = {one: records for one, records in found.items() if records and one.partition in self._positions}
         for partition, records in kept.items():
             self._positions[partition.partition] = records[-1].offset + 1
@@ -299,7 +302,7 @@ class KafkaGroupReader(KafkaReader):
             max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
             request_timeout_ms=REBALANCE_MS + 4_000,  # joining waits for the other members
             retry_backoff_ms=100,
-            metadata_max_age_ms=60_000,
+            metadata_max_age_ms=_GROUP_METADATA_MS,
         )
         await _start(consumer)
         self._consumer = consumer

@@ -20,7 +20,7 @@ from aiokafka.errors import (
     UnknownProducerId,
 )
 
-from fanout.adapters.kafka_client import ANSWER_S, bounded, close_quietly
+from fanout.adapters.kafka_client import ANSWER_S, bounded, close_quietly, is_cancelled
 from fanout.adapters.memory_log import check_record_size
 from fanout.core.errors import Unavailable
 from fanout.core.limits import RECORD_BYTES_MAX
@@ -38,7 +38,8 @@ _FATAL: Final = (
     ProducerFenced,
     UnknownProducerId,
 )
-_FAILURES: Final = (KafkaError, OSError, TimeoutError, Unavailable)
+# a cancellation that is not the caller's: the producer was closed
+_FAILURES: Final = (KafkaError, OSError, TimeoutError, Unavailable, asyncio.CancelledError)
 
 
 class KafkaWriter:
@@ -74,6 +75,8 @@ class KafkaWriter:
                 future = await producer.send(self._topics.name(topic), value, key, partition)
                 place = await future
         except _FAILURES as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             raise self._failed(producer, topic, partition, error) from error
         if self._failing:
             self._failing.pop((topic, partition), None)
@@ -96,6 +99,8 @@ class KafkaWriter:
                 producer = producer or await self._ready()
                 place = await _send_batches(producer, self._topics.name(topic), partition, records)
         except _FAILURES as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             raise self._failed(producer, topic, partition, error) from error
         if self._failing:
             self._failing.pop((topic, partition), None)
@@ -122,7 +127,7 @@ class KafkaWriter:
             task = asyncio.create_task(_abandon(producer))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-        return Unavailable(f"kafka, append to {topic}[{partition}]: {error or type(error).__name__}")
+        return Unavailable(f"kafka, append to {topic}[{partition}]: {str(error) or type(error).__name__}")
 
     async def _ready(self) -> Any:
         """Return the producer, made anew where there is none; one caller builds, after a failure all wait a bit."""

@@ -94,7 +94,7 @@ class _Room:
         if batch.last > self.last:  # reliable entries that never came here: the chain is cut before them
             self.last = self.floor = batch.last
         self.head = max(self.head, batch.head, self.last)
-        if batch.owner > self.owner or batch.applied >= self.applied:
+        if batch.applied >= self.applied:  # nobody goes back: all owners decide alike, so the further one is right
             self.n, self.applied, self.state = batch.n, batch.applied, batch.state
         self.owner = batch.owner
         self.reliable.trim(batch.reliable_max, batch.reliable_ttl_ms, batch.now_ms)
@@ -173,6 +173,7 @@ class MemoryState:
     epochs: dict[int, Claim] = field(default_factory=dict)
     keys: OrderedDict[tuple[str, str], tuple[Earlier, int]] = field(default_factory=OrderedDict)
     leases: dict[str, dict[int, Lease]] = field(default_factory=dict)
+    pools_born_ms: dict[str, int] = field(default_factory=dict)
     shard_counts: dict[str, int] = field(default_factory=dict)
     shards: dict[tuple[str, int], _Shard] = field(default_factory=dict)
     marks: dict[int, int] = field(default_factory=dict)
@@ -186,6 +187,7 @@ class MemoryState:
         """Forget everything, as FLUSHALL does (for tests and simulations)."""
         for part in (self.rooms, self.epochs, self.keys, self.leases, self.shard_counts, self.shards, self.marks):
             part.clear()
+        self.pools_born_ms.clear()
 
 
 class MemoryHistory:
@@ -274,12 +276,15 @@ class MemoryEpochs:
         self._state.epochs[partition] = Claim(epoch, owner, highest, renewed)
         return self._state.epochs[partition]
 
-    async def saw(self, partition: int, owner: int, highest: int) -> None:
-        """Raise the highest offset seen; raises Fenced for an older owner, and where the store has lost the claim."""
+    async def saw(self, partition: int, owner: int, highest: int, told: int = 0) -> None:
+        """Raise the highest offset seen; raises Fenced for an older owner, and where the store has lost the claim, or
+        what it was told."""
         self._state.check()
         before = self._state.epochs.get(partition)
         if before is None or before.owner > owner:
             raise Fenced(f"partition {partition} is owned by {before.owner if before else 'nobody'}, not by {owner}")
+        if before.highest < told:
+            raise Fenced(f"partition {partition}: the store has forgotten that {told} was seen")
         self._state.epochs[partition] = before._replace(owner=owner, highest=max(before.highest, highest))
 
     async def current(self, partition: int) -> str | None:
@@ -287,6 +292,10 @@ class MemoryEpochs:
         self._state.check()
         claim = self._state.epochs.get(partition)
         return claim and claim.epoch
+
+    def lose(self, partition: int) -> None:
+        """Forget a partition's epoch, as a store does that comes back from an old copy; for tests and simulations."""
+        self._state.epochs.pop(partition, None)
 
 
 class MemoryKeys:
@@ -337,18 +346,22 @@ class MemoryLeases:
         generation = max(held[number].generation + 1, wall_ms) if number in held else wall_ms
         used_ms = held[number].used_ms if number in held else 0
         held[number] = Lease(pool, number, generation, holder, address, now_ms + ttl_ms, used_ms)
-        return held[number]
+        pool_age_ms = now_ms - self._state.pools_born_ms.setdefault(pool, now_ms)
+        return msgspec.structs.replace(held[number], pool_age_ms=pool_age_ms)
 
     async def renew(self, lease: Lease, ttl_ms: int, used_ms: int = 0) -> bool:
         """Prolong; False when a higher generation holds the number. A lease that the store has lost stands again."""
         self._state.check()
         held = self._state.leases.setdefault(lease.pool, {})
-        if lease.number in held and held[lease.number].generation > lease.generation:
-            return False
         if lease.number in held:
             used_ms = max(used_ms, held[lease.number].used_ms)
-        expires_ms = self._clock.wall_ms() + ttl_ms
-        held[lease.number] = msgspec.structs.replace(lease, expires_ms=expires_ms, used_ms=used_ms)
+        now_ms = self._clock.wall_ms()
+        self._state.pools_born_ms.setdefault(lease.pool, now_ms)
+        if lease.number in held and held[lease.number].generation > lease.generation:
+            held[lease.number] = msgspec.structs.replace(held[lease.number], used_ms=used_ms)
+            return False
+        expires_ms = now_ms + ttl_ms
+        held[lease.number] = msgspec.structs.replace(lease, expires_ms=expires_ms, used_ms=used_ms, pool_age_ms=0)
         return True
 
     async def release(self, lease: Lease, used_ms: int | None = None) -> None:

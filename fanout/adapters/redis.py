@@ -1,7 +1,7 @@
 """The store on Redis ≥ 7: history, epochs, keys, leases, members. The rules stand in ``scripts/*.lua``.
 
 Keys, after the prefix: ``{app/room}:epoch:{meta,rel,rec,keyed}`` (braces: one hash tag per room, one cluster slot),
-``epoch:<partition>``, ``key:{app/room}:<key>``, ``lease:{<pool>}``, ``shards:<room>``,
+``epoch:<partition>``, ``key:{app/room}:<key>``, ``lease:{<pool>}[:born]``, ``shards:<room>``,
 ``members:{<room>#<shard>}:{all,order,applied}``, ``mark:<partition>``. Numbers are below 2^53, because Lua knows
 doubles only; message ids, which are larger, go as bytes.
 """
@@ -52,6 +52,7 @@ _NUMBER: Final = struct.Struct(">Q")
 _META_MS: Final = HISTORY_META_S * 1_000
 _KEYED_MS: Final = IDEMPOTENCY_S * 1_000
 _encode: Final = msgspec.msgpack.Encoder().encode
+_FORGOTTEN: Final = -2  # an answer of epoch_saw.lua
 _decode_lease: Final = msgspec.msgpack.Decoder(tuple[int, int, str, str, int]).decode
 
 AnyClient = RedisClient | RedisClusterClient
@@ -168,9 +169,12 @@ class RedisEpochs:
         answer = await _one(self._client, EPOCH_CLAIM, self._key(partition), log_end, wall_ms, fresh_epoch)
         return Claim(answer[0].decode(), answer[1], answer[2], bool(answer[3]))
 
-    async def saw(self, partition: int, owner: int, highest: int) -> None:
-        """Raise the highest offset seen; raises Fenced for an older owner, and where the store has lost the claim."""
-        stored = await _one(self._client, EPOCH_SAW, self._key(partition), owner, highest)
+    async def saw(self, partition: int, owner: int, highest: int, told: int = 0) -> None:
+        """Raise the highest offset seen; raises Fenced for an older owner, and where the store has lost the claim, or
+        what it was told."""
+        stored = await _one(self._client, EPOCH_SAW, self._key(partition), owner, highest, told)
+        if stored == _FORGOTTEN:
+            raise Fenced(f"partition {partition}: the store has forgotten that {told} was seen")
         if stored:
             raise Fenced(f"partition {partition} is owned by {stored if stored > 0 else 'nobody'}, not by {owner}")
 
@@ -221,8 +225,8 @@ class RedisLeases:
         answer = await _one(self._client, LEASE_ACQUIRE, key, size, holder, address, wall_ms, ttl_ms)
         if answer is None:
             return None
-        number, generation, expires_ms, used_ms = answer
-        return Lease(pool, number, generation, holder, address, expires_ms, used_ms)
+        number, generation, expires_ms, used_ms, pool_age_ms = answer
+        return Lease(pool, number, generation, holder, address, expires_ms, used_ms, pool_age_ms)
 
     async def renew(self, lease: Lease, ttl_ms: int, used_ms: int = 0) -> bool:
         """Prolong; False when a higher generation holds the number; raises Unavailable."""

@@ -18,7 +18,7 @@ import redis.asyncio as aioredis
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from fanout.core.errors import Unavailable
 
@@ -72,7 +72,7 @@ async def bounded(what: str) -> AsyncIterator[None]:
         async with asyncio.timeout(TIMEOUT_S):
             yield
     except (RedisError, OSError, TimeoutError) as error:
-        raise Unavailable(f"redis, {what}: {error or type(error).__name__}") from error
+        raise Unavailable(f"redis, {what}: {str(error) or type(error).__name__}") from error
 
 
 class RedisClient:
@@ -133,6 +133,8 @@ class RedisClient:
                     answers.append(await read())
                 except ResponseError as error:
                     answers.append(error)
+            if any(isinstance(answer, ReadOnlyError) for answer in answers):
+                await connection.disconnect(nowait=True)  # a demoted primary; a new connection reaches the new one
             return answers
         except BaseException:
             await connection.disconnect(nowait=True)  # answers that were not read would be taken for the next ones

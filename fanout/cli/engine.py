@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -148,14 +148,16 @@ class Engine:
         """Stop taking, finish what is here, send the clients elsewhere."""
         self._draining = True
         logger.info("draining", roles=",".join(self.settings.roles))
+        steps: list[Callable[[], Awaitable[None]]] = []
         if self._sender is not None:
-            await self._sender.drain()
+            steps.append(self._sender.drain)
         if self.settings.on_twins and self._workers:
-            await self._read_to_the_end()
-        for worker in self._workers:
-            await worker.drain()
+            steps.append(self._read_to_the_end)
+        steps += [worker.drain for worker in self._workers]
         if self.gateway is not None:
-            await self.gateway.drain()
+            steps.append(self.gateway.drain)
+        for step in steps:
+            await _guarded(step)
 
     async def _read_to_the_end(self) -> None:
         """On the twins nobody else will read what was accepted, so the worker reads it all before it leaves."""
@@ -178,4 +180,12 @@ class Engine:
         parts = (self.gateway, self._http, *self._workers, self._sender, self._log, backend)
         for part in parts:
             if part is not None:
-                await part.close()
+                await _guarded(part.close)
+
+
+async def _guarded(step: Callable[[], Awaitable[None]]) -> None:
+    """Take a step of the end; one that fails, with the log away for instance, does not keep the others from theirs."""
+    try:
+        await step()
+    except Exception:
+        logger.exception("a step of the shutdown failed", step=getattr(step, "__qualname__", ""))

@@ -15,7 +15,7 @@ from fanout.cli.engine import Engine
 from fanout.cli.terminal import say
 from fanout.core.errors import ConfigError, Unavailable
 from fanout.runtime.apps import Apps
-from fanout.runtime.process import ReadyPipe, Supervisor, forget_metrics, reserve_port
+from fanout.runtime.process import ReadyPipe, Supervisor, calm_gc, forget_metrics, reserve_port
 from fanout.runtime.settings import ServeSettings
 
 
@@ -67,6 +67,7 @@ async def _run(settings: ServeSettings, apps: Apps, *, on_start: Callable[[Engin
     except (Unavailable, ConfigError) as error:
         sys.stderr.write(f"fanout: {error}\n")
         return 2 if isinstance(error, ConfigError) else 1
+    calm_gc()
     on_start(engine)
     await stop.wait()
     for number in (signal.SIGTERM, signal.SIGINT):  # a second signal means: now

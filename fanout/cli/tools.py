@@ -42,7 +42,7 @@ def websocket_url(url: str) -> str:
 
 
 def watch_room(url: str, token: str, room: str, count: int) -> int:
-    """Print publications until ``count`` of them came, or until interrupted."""
+    """Print publications until ``count`` of them came, or until interrupted; raises FanoutError on an end for good."""
     try:
         return asyncio.run(_watch(url, token, room, count))
     except KeyboardInterrupt:
@@ -73,9 +73,16 @@ async def _watch(url: str, token: str, room: str, count: int) -> int:
             done.set()
 
     async with Client(websocket_url(url), token=token or None, name="fanout-watch") as client:
-        await client.subscribe(room, show)
+        subscription = await client.subscribe(room, show)
         sys.stderr.write(f"watching {room}\n")
-        await done.wait()
+        ends = [asyncio.ensure_future(done.wait()), asyncio.ensure_future(subscription.ended())]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not done.is_set():
+                await ends[1]  # the engine has ended it for good: say why
+        finally:
+            for end in ends:
+                end.cancel()
     return 0
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from fanout.core.errors import RecordError
-from fanout.core.limits import EDGE_REASONS_MAX
+from fanout.core.limits import EDGE_REASONS_MAX, REPORT_COUNT_MAX, REPORT_SUBSCRIPTIONS_MAX
 from fanout.core.messages import PRIORITIES
 from fanout.core.policy import DropReason
 from fanout.core.records import Counts, RoomReport, decode_body
@@ -92,9 +92,10 @@ def drop(ledger: Ledger, reason: DropReason, class_: int) -> None:
 
 
 def check_report(report: RoomReport) -> None:
-    """Raise RecordError ``bad_report`` where counts have not one place per class or a count is negative."""
+    """Raise RecordError ``bad_report`` where counts have not one place per class, or one is negative or absurd."""
     rows = (report.offered, report.written, report.pending, report.unconfirmed, *report.dropped.values())
-    if report.subscriptions < 0 or any(len(row) != CLASSES or min(row) < 0 for row in rows):
+    is_bad = any(len(row) != CLASSES or min(row) < 0 or max(row) > REPORT_COUNT_MAX for row in rows)
+    if is_bad or not 0 <= report.subscriptions <= REPORT_SUBSCRIPTIONS_MAX:
         raise RecordError("bad_report", f"room {report.key!r}: {CLASSES} counts from 0 up are needed in each place")
 
 

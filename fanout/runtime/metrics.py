@@ -58,6 +58,9 @@ ROOMS: Final = Gauge("fanout_rooms", "Rooms with a local subscription", multipro
 SESSIONS_OPENED: Final = Counter("fanout_sessions_opened_total", "Sessions connected", ["wire_format"])
 SESSIONS_CLOSED: Final = Counter("fanout_sessions_closed_total", "Connections ended", ["code"])
 HANDSHAKES_REFUSED: Final = Counter("fanout_handshakes_refused_total", "Upgrades refused", ["status"])
+DESCRIPTORS_SHORT: Final = Counter(
+    "fanout_descriptors_short_total", "Connections turned away because file descriptors run out"
+)
 COMMANDS: Final = Counter("fanout_commands_total", "Client commands", ["method"])
 COMMANDS_REFUSED: Final = Counter("fanout_commands_refused_total", "Client commands answered with an error", ["reason"])
 FRAMES_WRITTEN: Final = Counter("fanout_frames_written_total", "Frames handed to sockets")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import structlog
@@ -29,6 +30,9 @@ NODES: Final = "nodes"
 class Holder(Protocol):
     """What uses the number of a lease, where it also reserves time for it (ports.Lease.used_ms)."""
 
+    async def wait_s(self, lease: Lease) -> float:
+        """Return how long a new lease must be held before it is used: holders of before may still be about."""
+
     def leased(self, lease: Lease) -> None:
         """Take a new lease over; nothing is reserved yet."""
 
@@ -44,6 +48,9 @@ class Holder(Protocol):
 
 class NoReservation:
     """Holder of a number that needs none: chunk slots are told apart by generation alone."""
+
+    async def wait_s(self, lease: Lease) -> float:
+        return 0.0
 
     def leased(self, lease: Lease) -> None: ...
 
@@ -163,6 +170,15 @@ class LeaseKeeper:
         if lease is None:
             logger.error("no free number in the pool", pool=self._pool, size=self._size)
             return False
+        wait_s = await self._user.wait_s(lease)
+        if wait_s > 0:
+            logger.info("lease outwaits holders of before", pool=self._pool, number=lease.number, wait_s=wait_s)
+            await asyncio.sleep(wait_s)
+            asked_s = self._clock.monotonic_s()
+            standing = (await self._leases.table(self._pool)).get(lease.number)
+            if standing is None or standing.generation != lease.generation:
+                return False
+            lease = standing
         self._user.leased(lease)
         if self._user.wanted_ms() and not await self._renew(lease):
             return False
@@ -194,13 +210,19 @@ class IdNode:
     """Ids on a leased node: never one that an earlier or later holder of the number gives too.
 
     Ids are given only up to the time that the store knows as reserved, so a successor begins above them even after a
-    crash. Where the store knows nothing of the number (a first lease, or a store that lost its data) ids begin half a
-    TTL ahead: above what another holder, who has not learned yet that the store forgot its lease, can still give,
-    unless that one is ahead too (its lead of a start melts in 80 s).
+    crash.
+
+    A store that was emptied knows nothing of those who hold its numbers, and they do not know it yet: for half a TTL
+    they go on. So a number of which the store knows nothing is used at once only where it has known the pool for longer
+    (who is about has renewed since, and stands in the table) or where the engine is new (``is_new``: the log has never
+    had a message). Else the new holder waits until the pool is half a TTL old. An earlier holder that tries to renew
+    meanwhile is fenced and leaves word of the time that it may have used; one that cannot reach the store gives no ids
+    any more, and what it gave lies below the half TTL by which ids on an unknown number begin ahead of the clock.
     """
 
-    def __init__(self, *, leases: Leases, clock: Clock, holder: str) -> None:
+    def __init__(self, *, leases: Leases, clock: Clock, holder: str, is_new: Callable[[], Awaitable[bool]]) -> None:
         self._clock = clock
+        self._is_new = is_new
         self._keeper = LeaseKeeper(leases=leases, clock=clock, pool=NODES, size=ID_NODES, holder=holder, user=self)
         self._ids: IdGenerator | None = None
         self._parent_ms = 0
@@ -210,9 +232,9 @@ class IdNode:
         """True while ids may be given."""
         return self._keeper.fresh
 
-    async def start(self) -> bool:
-        """Lease a node; False where the store does not answer yet (it is tried on)."""
-        return await self._keeper.start()
+    async def start(self, timeout_s: float = LEASE_TTL_S / 2 + 1.0) -> bool:
+        """Lease a node; False where that took longer than ``timeout_s`` (it is tried on)."""
+        return await self._keeper.start(timeout_s)
 
     async def close(self) -> None:
         """Give the node back."""
@@ -229,6 +251,13 @@ class IdNode:
                 self._parent_ms = time_of(parent)
                 self._keeper.renew_soon()
             raise
+
+    async def wait_s(self, lease: Lease) -> float:
+        """Return how long the pool is still younger than an earlier holder may be about."""
+        wait_ms = _TTL_MS // 2 - lease.pool_age_ms
+        if lease.used_ms or wait_ms <= 0 or await self._is_new():
+            return 0.0
+        return wait_ms / 1_000
 
     def leased(self, lease: Lease) -> None:
         """Begin on a new number, above all that may have been given on it and all that was given here."""

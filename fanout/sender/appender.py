@@ -92,16 +92,25 @@ class Appender:
         await self._writer.close()
 
     async def _run(self, partition: int) -> None:
-        """Append what waits for a partition until nothing does."""
+        """Append what waits for a partition until nothing does.
+
+        Where the log does not answer, those who waited behind are told at once: with a wait of their own they would
+        be answered only after twice the bound.
+        """
         waiting = self._waiting[partition]
         try:
             while waiting:
-                await self._append(partition, _take(waiting))
+                failure = await self._append(partition, _take(waiting))
+                if failure is not None:
+                    behind = list(waiting)
+                    waiting.clear()
+                    self._settle(behind, failure)
         finally:
             del self._waiting[partition]
             self._settle(list(waiting), Unavailable("the sender stops"))
 
-    async def _append(self, partition: int, groups: list[_Group]) -> None:
+    async def _append(self, partition: int, groups: list[_Group]) -> Unavailable | None:
+        """Append groups and tell their callers; return why the log did not answer, if so."""
         records = [record for group in groups for record in group.records] if len(groups) > 1 else groups[0].records
         outcome: int | BaseException = Unavailable("the append was cut off")
         try:
@@ -109,11 +118,13 @@ class Appender:
                 outcome = (await self._writer.append_many(MESSAGES, partition, records)).offset
         except Unavailable as error:
             outcome = error
+            return error
         except Exception as error:  # an append that fails for another reason must not end the partition's task
             logger.error("append failed", partition=partition, records=len(records), exc_info=error)
             outcome = Unavailable(f"the append failed ({type(error).__name__})")
         finally:
             self._settle(groups, outcome)
+        return None
 
     def _settle(self, groups: list[_Group], outcome: int | BaseException) -> None:
         """Tell the callers; one that no longer waits (its connection is gone) is passed over."""

@@ -35,7 +35,7 @@ from fanout.core.errors import (
 from fanout.core.limits import RETRY_AFTER_S
 from fanout.core.publish import ErrorBody, error_body, refused_body
 from fanout.runtime.apps import Apps
-from fanout.runtime.metrics import HTTP_REQUESTS
+from fanout.runtime.metrics import HTTP_REQUESTS, MESSAGES_REFUSED
 
 logger = structlog.get_logger(__name__)
 
@@ -45,6 +45,7 @@ _METHODS: Final = frozenset(HTTPMethod)
 _COUNTERS: Final[dict[tuple[str, int], Counter]] = {}  # looking a label up costs as much as counting
 _ENCODE: Final = msgspec.json.Encoder().encode
 _APIKEY: Final = b"apikey "
+_GONE: Final = "client disconnected prematurely"  # litestar's words for it; the status that it gives is 500
 
 
 class ApiKeys:
@@ -92,10 +93,16 @@ def on_unavailable(_: ApiRequest, error: Unavailable) -> Response[ErrorBody]:
     return _answer(UNAVAILABLE.http, error_body(UNAVAILABLE, str(error), RETRY_AFTER_S), RETRY_AFTER_S)
 
 
-def on_http_exception(_: ApiRequest, error: HTTPException) -> Response[ErrorBody]:
+def on_http_exception(request: ApiRequest, error: HTTPException) -> Response[ErrorBody]:
     """Answer what the framework refused, in our shape and with its status."""
+    if error.detail == _GONE:
+        return _answer(BAD_REQUEST.http, error_body(BAD_REQUEST, "body: broken off"))  # nobody reads it; counted as 400
     problem, detail = _problem_of(error)
-    return _answer(error.status_code, error_body(problem, detail))
+    if problem is TOO_LARGE and request.scope["path"].startswith("/v1/publish"):
+        MESSAGES_REFUSED.labels(problem.reason).inc()  # else counted where the body is decoded, which is not reached
+    answer = _answer(error.status_code, error_body(problem, detail))
+    answer.headers.update(error.headers or {})  # Allow of a 405
+    return answer
 
 
 def on_exception(request: ApiRequest, error: Exception) -> Response[ErrorBody]:

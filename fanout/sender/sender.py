@@ -52,7 +52,7 @@ class Sender:
         self._admission = Admission(rates)
         self._keyed = KeyedPublishes(store.keys)
         self._epochs = EpochCache(store.epochs, clock)
-        self._ids = IdNode(leases=store.leases, clock=clock, holder=holder)
+        self._ids = IdNode(leases=store.leases, clock=clock, holder=holder, is_new=self._has_log_no_messages)
         self._writer: LogWriter | None = None
         self._appender: Appender | None = None
         self._places: dict[tuple[str, str], Place] = {}
@@ -66,6 +66,14 @@ class Sender:
         self._writer = await self._log.writer(durable=True)
         self._appender = Appender(self._writer)
         await self._ids.start()
+
+    async def _has_log_no_messages(self) -> bool:
+        """Return True where no message was ever appended, so that nobody can have given an id for one."""
+        try:
+            ends = await self._log.ends(MESSAGES, range(self._log.partitions(MESSAGES)))
+        except Unavailable:
+            return False
+        return not any(end for _, end in ends.values())
 
     @property
     def writer(self) -> LogWriter:

@@ -168,13 +168,20 @@ async def test_an_older_owner_is_fenced_and_changes_nothing(history: History, cl
     assert await offsets(history) == [5]
 
 
-async def test_a_new_owner_decides_anew_but_the_head_never_goes_back(history: History, clock: SteppedClock) -> None:
+async def test_a_new_owner_fences_but_never_goes_back(history: History, clock: SteppedClock) -> None:
+    """A late word of the old owner may have gone further than the new one has come; both decide alike. Positions, count
+    and state must stay those of one moment, because the next owner loads all of them."""
     now = clock.wall_ms()
     await stored(history, batch(*chain([5, 9], prev=2, at_ms=now), now_ms=now, owner=1, n=2, applied=9, state=b"far"))
     await stored(history, batch(entry(5, 2, at_ms=now), now_ms=now, owner=2, n=1, applied=5, state=b"near"))
     found = await meta(history)
-    assert (found.state, found.applied, found.n, found.owner) == (b"near", 5, 1, 2)
+    assert (found.state, found.applied, found.n, found.owner) == (b"far", 9, 2, 2)
     assert (found.head, found.last) == (9, 9)
+    (refused,) = await history.store([batch(entry(12, 9, at_ms=now), now_ms=now, owner=1, n=3, applied=12)])
+    assert isinstance(refused, Fenced)
+    await stored(history, batch(entry(12, 9, at_ms=now), now_ms=now, owner=2, n=3, applied=12, state=b"on"))
+    found = await meta(history)
+    assert (found.state, found.applied, found.n, found.last) == (b"on", 12, 3, 12)
 
 
 async def test_the_same_owner_never_goes_back(history: History, clock: SteppedClock) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fanout.ports import Lease, Store
 
 TTL_MS = 10_000
@@ -34,10 +36,30 @@ async def test_the_next_holder_learns_what_was_reserved_or_what_was_really_used(
     assert (await acquire(store)).used_ms == 7_000
 
 
-async def test_one_that_is_fenced_reserves_nothing(store: Store) -> None:
+async def test_one_that_is_fenced_leaves_word_of_what_it_may_have_used(store: Store) -> None:
     old = await acquire(store)
     await store.leases.release(old)
     new = await acquire(store, wall_ms=2_000)
     assert not await store.leases.renew(old, TTL_MS, 99_000)
-    await store.leases.release(old, 99_000)
-    assert (await store.leases.table("nodes"))[0].used_ms == new.used_ms == 0
+    await store.leases.release(old, 999_000)
+    found = (await store.leases.table("nodes"))[0]
+    assert (found.generation, found.holder, found.used_ms) == (new.generation, "h", 99_000)
+    assert new.used_ms == 0
+
+
+async def test_a_lease_says_how_long_the_store_has_known_its_pool(store: Store) -> None:
+    first = await acquire(store)
+    assert first.pool_age_ms == 0
+    await asyncio.sleep(0.02)
+    await store.leases.release(first)
+    assert 0 <= (await acquire(store)).pool_age_ms < 60_000
+    assert (await store.leases.acquire("slots", 1, "h", "", 1_000, TTL_MS)) is not None
+
+
+async def test_a_renewal_on_an_emptied_store_is_the_birth_of_its_pool(store: Store) -> None:
+    lost = Lease("nodes", 3, 1_000, "h", "", 0)
+    assert await store.leases.renew(lost, TTL_MS)
+    found = await store.leases.acquire("nodes", 8, "other", "", 1_000, TTL_MS)
+    assert found is not None
+    assert 0 <= found.pool_age_ms < 60_000
+    assert found.number != lost.number

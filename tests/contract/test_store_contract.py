@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
+import msgspec
 import pytest
 
 from fanout.adapters import open_store
@@ -68,6 +69,15 @@ async def test_an_older_owner_does_not_raise_it(store: Store) -> None:
     assert (await store.epochs.claim(0, 0, 3_000, "x")).highest == 0
 
 
+async def test_an_owner_learns_that_the_store_has_forgotten_what_it_was_told(store: Store) -> None:
+    await store.epochs.claim(0, 40, 1_000, "first")
+    await store.epochs.saw(0, 1_000, 17)
+    await store.epochs.saw(0, 1_000, 18, 17)
+    with pytest.raises(Fenced, match="forgotten"):
+        await store.epochs.saw(0, 1_000, 21, 20)
+    assert (await store.epochs.claim(0, 40, 0, "other")).highest == 18
+
+
 async def test_an_owner_whose_claim_the_store_has_lost_must_claim_again(store: Store) -> None:
     with pytest.raises(Fenced):
         await store.epochs.saw(5, 1_000, 17)
@@ -105,6 +115,11 @@ async def test_a_key_is_free_again_after_its_time(store: Store, clock: SteppedCl
 # --- leases ----------------------------------------------------------------------------------------------------------
 
 
+def standing(lease: Lease) -> Lease:
+    """Return a lease as the table shows it: the age of the pool is told by ``acquire`` alone."""
+    return msgspec.structs.replace(lease, pool_age_ms=0)
+
+
 async def test_numbers_are_leased_once_and_shown_in_the_table(store: Store) -> None:
     leases = [await acquire(store, holder=f"h{index}") for index in range(3)]
     assert [lease.number for lease in leases] == [0, 1, 2]
@@ -112,7 +127,7 @@ async def test_numbers_are_leased_once_and_shown_in_the_table(store: Store) -> N
     assert await store.leases.acquire("slots", 3, "late", "", 1_000, TTL_MS) is None
     assert (await acquire(store, "nodes")).number == 0
     table = await store.leases.table("slots")
-    assert table == {lease.number: lease for lease in leases}
+    assert table == {lease.number: standing(lease) for lease in leases}
     assert await store.leases.table("empty") == {}
 
 
@@ -144,7 +159,7 @@ async def test_an_unrenewed_lease_ends_and_its_holder_is_fenced_by_the_next_one(
     assert (new.number, new.generation) == (old.number, old.generation + 1)
     assert await store.leases.renew(old, TTL_MS) is False
     await store.leases.release(old)
-    assert await store.leases.table("slots") == {0: new}
+    assert await store.leases.table("slots") == {0: standing(new)}
 
 
 async def test_renewal_prolongs(store: Store, clock: SteppedClock) -> None:

@@ -18,6 +18,7 @@ from scripts.parts import Running, start_redis
 from tests.support.batches import EPOCH, ROOM, batch, entry
 from tests.support.clocks import SteppedClock
 from tests.support.parts import need
+from tests.support.tcp_proxy import tcp_proxy
 
 pytestmark = pytest.mark.real
 BOUND_S = 3.0  # the adapter's own bound is 2 s
@@ -94,6 +95,26 @@ async def test_a_redis_that_hangs_blocks_nobody_beyond_the_bound(server: Running
         server.processes[0].send_signal(signal.SIGCONT)
     assert await works(store, clock, 6)
     await store.backend.close()
+
+
+async def test_a_primary_that_was_demoted_is_left_for_the_one_that_took_its_address(
+    server: Running, clock: SteppedClock, tmp_path: Path
+) -> None:
+    """A demoted primary keeps its connections and refuses writes; a new connection reaches the new one."""
+    primary = need(lambda: start_redis(tmp_path / "primary"))
+    try:
+        async with tcp_proxy(int(server.address.rpartition(":")[2])) as proxy:
+            store = await open_store(f"redis://127.0.0.1:{proxy.port}", prefix="faults", clock=clock)
+            assert await works(store, clock, 5)
+            host, _, port = primary.address.rpartition(":")
+            async with Redis.from_url(f"redis://{server.address}") as demoted:
+                await demoted.replicaof(host, int(port))
+            proxy.target_port = int(port)
+            await works(store, clock, 6)
+            assert await works(store, clock, 7)
+            await store.backend.close()
+    finally:
+        primary.stop()
 
 
 async def test_scripts_that_redis_forgot_are_loaded_again(server: Running, clock: SteppedClock) -> None:

@@ -54,12 +54,11 @@ local oldest = trim(rel_key, rel_max, rel_ttl, rel_added)
 floor = math.max(floor, oldest and tonumber(oldest[2][2]) or s_last)
 trim(rec_key, rec_max, rec_ttl, rec_added)
 
--- A new owner decides anew from its own position; the same owner never goes back.
-if owner > s_owner or applied >= s_applied then
-    redis.call('HSET', meta_key, 'owner', owner, 'head', s_head, 'last', s_last, 'floor', floor,
-        'n', n, 'applied', applied, 'state', ARGV[2], 'rel_ttl', rel_ttl, 'rec_ttl', rec_ttl)
-else
-    redis.call('HSET', meta_key, 'head', s_head, 'last', s_last, 'floor', floor, 'rel_ttl', rel_ttl, 'rec_ttl', rec_ttl)
+-- Nobody goes back: an old owner's last word may be further than its successor, and positions, count and state are loaded
+-- together. All owners decide alike, so the further one is right.
+redis.call('HSET', meta_key, 'owner', owner, 'head', s_head, 'last', s_last, 'floor', floor, 'rel_ttl', rel_ttl, 'rec_ttl', rec_ttl)
+if applied >= s_applied then
+    redis.call('HSET', meta_key, 'n', n, 'applied', applied, 'state', ARGV[2])
 end
 redis.call('PEXPIRE', meta_key, math.max(rel_ttl, rec_ttl) + meta_ttl)
 

@@ -1,6 +1,7 @@
 -- Leases the number that has been free longest; never leased comes first. KEYS[1]: hash number -> msgpack
 -- [generation, expires_ms, holder, address, used_ms]. ARGV[1]: msgpack [size, holder, address, wall_ms, ttl_ms].
--- Returns {number, generation, expires_ms, used_ms}, or nil when all are taken. The clock is this server's.
+-- KEYS[1] .. ':born': since when this server knows the pool.
+-- Returns {number, generation, expires_ms, used_ms, pool_age_ms}, or nil when all are taken. The clock is this server's.
 local size, holder, address, wall_ms, ttl_ms = unpack(cmsgpack.unpack(ARGV[1]))
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -19,4 +20,6 @@ end
 if not number then return nil end
 generation = math.max(generation, wall_ms)
 redis.call('HSET', KEYS[1], number, cmsgpack.pack({generation, now + ttl_ms, holder, address, used}))
-return {number, generation, now + ttl_ms, used}
+local born = KEYS[1] .. ':born'
+redis.call('SET', born, now, 'NX')
+return {number, generation, now + ttl_ms, used, now - tonumber(redis.call('GET', born))}

@@ -20,6 +20,7 @@ from fanout.core.messages import Priority, Profiles
 from fanout.core.publish import (
     BATCH_BYTES_MAX,
     BODY_BYTES_MAX,
+    DIGITS_MAX,
     Publish,
     decode_batch,
     decode_publish,
@@ -181,3 +182,17 @@ def test_an_error_has_one_shape_and_says_when_to_come_back() -> None:
     )
     body = refused_body(Refused(LIMIT_EXCEEDED, retry_after_s=0.0001))
     assert (body.retry_after_ms, body.detail) == (1, LIMIT_EXCEEDED.meaning)
+
+
+@pytest.mark.parametrize("data", [b"%s", b"-%s", b'{"a":[1,%s]}', b"0.%s", b'"\\"",%s'])
+def test_a_number_that_a_reader_in_python_cannot_take_is_refused(data: bytes) -> None:
+    data = b"[" + data + b"]"
+    assert one_line(data % (b"9" * DIGITS_MAX)) == data % (b"9" * DIGITS_MAX)
+    with pytest.raises(Refused) as caught:
+        one_line(data % (b"9" * (DIGITS_MAX + 1)))
+    assert caught.value.problem is BAD_REQUEST
+
+
+def test_digits_in_a_string_are_no_number() -> None:
+    data = b'{"a":"\\"' + b"9" * 5_000 + b'"}'
+    assert one_line(data) == data

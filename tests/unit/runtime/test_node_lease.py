@@ -28,8 +28,13 @@ class World:
     def keeper(self, size: int = 4) -> LeaseKeeper:
         return LeaseKeeper(leases=self.store.leases, clock=self.clock, pool="slots", size=size, holder="h", address="a")
 
-    def node(self) -> IdNode:
-        return IdNode(leases=self.store.leases, clock=self.clock, holder="h")
+    def node(self, *, is_new: bool = False) -> IdNode:
+        """Return a holder; ``is_new``: the log has no message yet, so that no earlier holder can be about."""
+
+        async def answer() -> bool:
+            return is_new
+
+        return IdNode(leases=self.store.leases, clock=self.clock, holder="h", is_new=answer)
 
 
 def fresh(keeper: LeaseKeeper) -> bool:
@@ -184,25 +189,75 @@ def test_there_are_no_ids_before_a_lease_nor_without_a_fresh_one() -> None:
     run(play())
 
 
-def test_a_holder_that_does_not_know_it_is_fenced_and_its_successor_give_no_id_twice() -> None:
+def is_fresh(node: IdNode) -> bool:
+    """Ask anew: a type checker believes that a property stays what it was."""
+    return node.fresh
+
+
+@pytest.mark.parametrize("lead_ms", [0, 50_000])
+@pytest.mark.parametrize("alone_s", [0.5, 10, 90])
+def test_a_holder_that_does_not_know_it_is_fenced_and_its_successor_give_no_id_twice(
+    alone_s: float, lead_ms: int
+) -> None:
     """The store loses everything, a second process gets the same number while the first still believes in its own."""
 
     async def play() -> None:
         world = World()
-        first, second = world.node(), world.node()
+        first, second = world.node(is_new=True), world.node()
         await first.start()
-        await asyncio.sleep(90)
-        world.state.flush()
-        await second.start()
+        await asyncio.sleep(alone_s)
         given: list[int] = []
-        for _ in range(600):
+        if lead_ms:
+            parent = IdGenerator(1_000).next(world.clock.wall_ms() + lead_ms)
+            with pytest.raises(OutOfIds, match="reserved"):
+                first.next(world.clock.wall_ms(), parent)
+            await asyncio.sleep(0.1)
+            given.append(first.next(world.clock.wall_ms(), parent))
+        world.state.flush()
+        started = asyncio.create_task(second.start())
+        for _ in range(2_000):
             for node in (first, second):
                 if node.fresh:
                     given += [node.next(world.clock.wall_ms()) for _ in range(200)]
             await asyncio.sleep(0.01)
         assert len(given) == len(set(given))
+        await started
+        assert is_fresh(first)
+        assert is_fresh(second)
         await first.close()
         await second.close()
+
+    run(play())
+
+
+def test_a_new_engine_gives_ids_at_once_and_so_does_one_whose_store_has_long_known_its_holders() -> None:
+    async def play() -> None:
+        world = World()
+        first, later = world.node(is_new=True), world.node()
+        begun_s = world.clock.monotonic_s()
+        assert await first.start()
+        first.next(world.clock.wall_ms())
+        assert world.clock.monotonic_s() - begun_s < 0.1
+        await asyncio.sleep(LEASE_TTL_S)
+        begun_s = world.clock.monotonic_s()
+        assert await later.start()
+        later.next(world.clock.wall_ms())
+        assert world.clock.monotonic_s() - begun_s < 0.1
+        await first.close()
+        await later.close()
+
+    run(play())
+
+
+def test_a_holder_on_a_store_that_may_have_been_emptied_waits_until_no_earlier_one_can_give_ids() -> None:
+    async def play() -> None:
+        world = World()
+        node = world.node()
+        begun_s = world.clock.monotonic_s()
+        await node.start(timeout_s=LEASE_TTL_S)
+        assert world.clock.monotonic_s() - begun_s == pytest.approx(LEASE_TTL_S / 2, abs=0.1)
+        node.next(world.clock.wall_ms())
+        await node.close()
 
     run(play())
 

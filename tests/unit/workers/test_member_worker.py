@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -134,6 +135,61 @@ def test_a_store_that_lost_everything_is_written_again_and_marked_only_then() ->
         await members.worker()
         await members.settled()
         assert all([await members.contains(f"user-{number}") for number in range(50)])
+
+    play(scenario)
+
+
+def test_a_worker_that_lives_on_writes_everything_again_when_the_store_was_emptied() -> None:
+    async def scenario(members: Members) -> None:
+        await members.worker()
+        for number in range(50):
+            await members.append(f"user-{number}", JOIN)
+        await members.settled()
+        members.state.flush()
+        await members.settled()
+        assert all([await members.contains(f"user-{number}") for number in range(50)])
+        assert await members.store.members.shards(ROOM, 0) == MEMBER_SHARDS
+
+    play(scenario)
+
+
+def test_an_emptied_store_is_not_marked_by_the_next_record_alone() -> None:
+    """A mark says that an absent user is no member: it must not stand before all have been written again."""
+
+    async def scenario(members: Members) -> None:
+        await members.worker()
+        await members.append("ann", JOIN)
+        await members.settled()
+        members.state.flush()
+        beside = next(name for name in map(str, range(99)) if members.partition(name) == members.partition("ann"))
+        await members.append(beside, JOIN)
+        where = members.partition("ann")
+
+        async def marked() -> bool:
+            return await members.store.members.marked(where) is not None
+
+        await until(marked, "the mark")
+        assert await members.contains("ann")
+        assert await members.contains(beside)
+
+    play(scenario)
+
+
+def test_what_a_store_lost_in_a_failover_is_written_again_although_it_was_committed() -> None:
+    async def scenario(members: Members) -> None:
+        first = await members.worker()
+        await members.append("ann", JOIN)
+        await members.settled()
+        replica = copy.deepcopy(members.state)
+        where = members.partition("ann")
+        beside = next(name for name in map(str, range(99)) if members.partition(name) == where)
+        await members.append(beside, JOIN)
+        await until(lambda: members.committed().get(where) == 2, "the commit")
+        await first.close()
+        members.state.marks, members.state.shards = replica.marks, replica.shards
+        await members.worker()
+        await members.settled()
+        assert await members.contains(beside)
 
     play(scenario)
 

@@ -74,6 +74,23 @@ def test_a_take_over_begins_at_the_commit_or_at_what_there_is(
     assert where_to_start(committed, earliest, end) == start
 
 
+@pytest.mark.parametrize(
+    ("committed", "stored", "start"),
+    [
+        (7, 7, Start(7, 0)),
+        (7, 9, Start(7, 0)),
+        (7, 6, Start(6, 0)),
+        (7, 3, Start(5, 2)),
+        (7, None, Start(7, 0)),
+        (12, 6, Start(5, 2)),
+    ],
+)
+def test_a_take_over_begins_where_the_store_stands_when_that_is_below_the_commit(
+    committed: int, stored: int | None, start: Start
+) -> None:
+    assert where_to_start(committed, 5, 10, stored) == start
+
+
 def test_records_of_rooms_that_are_not_here_are_held_and_not_finished(partition: Partition) -> None:
     turn = take(partition, [Rec(10, HIGH, A), Rec(11, HIGH, B), Rec(12, HIGH, A)])
     assert turn.changes == []

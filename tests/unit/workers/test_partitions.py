@@ -97,6 +97,7 @@ def test_a_take_over_goes_on_where_the_last_owner_committed_under_the_same_epoch
         await asyncio.sleep(0.1)
         epochs = {number: owned.ownership.epoch for number, owned in group.partitions.active.items()}
         owners = group.owners()
+        await group.store.epochs.saw(0, owners[0], 3)
         await reader.commit({0: 3})
         other = Group()
         other.log, other.state, other.store = group.log, group.state, group.store
