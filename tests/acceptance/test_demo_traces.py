@@ -16,7 +16,8 @@ TRACES = Path(os.environ.get("FANOUT_TRACES", Path(__file__).parents[3] / "share
 
 
 @pytest.mark.parametrize(
-    ("name", "messages", "seconds"), [("irl-stream-100k", 28_013, 15), ("briefing-20k", 6_685, 5), ("news-9k", 7_459, 5)]
+    ("name", "messages", "seconds"),
+    [("irl-stream-100k", 28_013, 15), ("briefing-20k", 6_685, 5), ("news-9k", 7_459, 5)],
 )
 def test_a_recorded_livestream_reconciles(name: str, messages: int, seconds: int) -> None:
     trace = TRACES / f"{name}.csv"
