@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import uvloop
 from confluent_kafka import Producer
 
-from bench.engines import engine, servers
+from bench.engines import pinned_engine, servers
 from bench.publish_to_delivery import ROOM, add_options, measure, report
 
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     add_options(parser)
     options = parser.parse_args(arguments)
     options.servers = options.log == "memory"
-    with servers(options) as (log, store), engine(log, store) as process:
+    with servers(options) as (log, store), pinned_engine(log, store) as process:
         producer = Producer(
             {
                 "bootstrap.servers": log.removeprefix("kafka://"),

@@ -1,6 +1,7 @@
 """How long a message takes from a publish over HTTP to 500 real viewers, at 50 messages a second.
 
-One engine process with all roles, viewers and publisher in this one. ``--servers`` starts a real Kafka and Redis.
+One engine process with all roles on one core, viewers and publisher in this process on another. ``--servers`` starts a
+real Kafka and Redis.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from bench.engines import add_server_options, engine, servers
+from bench.engines import add_server_options, pinned_engine, servers
 from fanout.cli.api_client import ApiClient
 from fanout.cli.demo import Said, sent_times
 from fanout.viewers import Viewers
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="publish_to_delivery", description=__doc__)
     add_options(parser)
     options = parser.parse_args(arguments)
-    with servers(options) as (log, store), engine(log, store) as process, ApiClient(process.url) as api:
+    with servers(options) as (log, store), pinned_engine(log, store) as process, ApiClient(process.url) as api:
 
         def send(data: bytes) -> None:
             api.post("/v1/publish", {"room": ROOM, "data": msgspec.Raw(data)})

@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 
 import uvloop
 
+from bench.engines import add_server_options, servers
 from fanout.adapters import apply_topics, open_log, open_store
 from fanout.adapters.memory import MemoryLog, Retention
 from fanout.core import ledger
@@ -106,8 +107,7 @@ class _GatedReader:
 def main(argv: Sequence[str]) -> int:
     """Run the bench; print its figures as one JSON object in the last line."""
     parser = argparse.ArgumentParser(prog="bench worker", description=__doc__)
-    parser.add_argument("--log", default="memory")
-    parser.add_argument("--store", default="memory")
+    add_server_options(parser)
     parser.add_argument("--rooms", type=int, default=10_000)
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--gateways", type=int, default=8)
@@ -117,8 +117,9 @@ def main(argv: Sequence[str]) -> int:
     asked = parser.parse_args(argv)
     if asked.publish_to:
         return uvloop.run(_publish_there(asked))
-    without = _run(asked, history=False)
-    with_ = _run(asked, history=True)
+    with servers(asked) as (asked.log, asked.store):
+        without = _run(asked, history=False)
+        with_ = _run(asked, history=True)
     lost = 2 * asked.messages - without.accepted - with_.accepted
     errors = without.errors + with_.errors
     figures: dict[str, Any] = {

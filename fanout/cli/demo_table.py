@@ -51,7 +51,7 @@ class Sight:
 def live_table(sight: Sight) -> Table:
     """Return the table of a look."""
     table = Table(title=f"{sight.viewers:,} viewers, {sight.messages:,} messages")
-    for heading in ("msgs/s", "deliveries/s", "p50 ms", "p99 ms", "behind", "accepted", "kept", "dropped"):
+    for heading in ("msgs/s", "deliveries/s", "p50 ms", "p99 ms", "behind", "taken", "kept", "dropped"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_row(
         f"{sight.messages_per_s:.0f}",
