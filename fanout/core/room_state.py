@@ -222,7 +222,11 @@ class RoomState:
         """Take a report, healing a lost route; False where a newer generation of the slot holds the room."""
         if not self.attach(slot, generation, report.instance):
             return False
-        if take_report(self.stays[slot], report, self.ledger.kept):
+        stay = self.stays[slot]
+        # A report that does not hold the head was made before chunks that are under way: what it leaves out must still
+        # count as sent since, or a death now would leave it in neither (unreported is a bound from above).
+        kept = self.ledger.kept if report.head >= self.head else list(stay.kept_then)
+        if take_report(stay, report, kept):
             self._stays_packed = None
             self.is_changed = True
         return True

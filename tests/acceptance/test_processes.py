@@ -29,7 +29,6 @@ SECONDS = 20
 ZOMBIE_S = 20.0
 ARRIVE_S = 60.0
 REPORT_S = 45.0
-SHORT: dict[str, int] = {}  # room → deliveries of the killed gateway that its ledger does not know of
 
 
 @dataclass
@@ -179,39 +178,25 @@ async def test_every_accepted_message_reaches_every_session_once_and_in_order_ac
 def ledgers_are_exact(world: World, publisher: Publisher, received: dict[str, int]) -> None:
     """Accepted is what the senders were answered, nothing was dropped, and every delivery has its one fate.
 
-    What the killed gateway did after its last report is not in the ledger: that is ``unreported``. How much of it is
-    missing there is noted for the test below.
+    What the killed gateway did after its last report is not in the ledger: that is ``unreported``, a bound from above.
     """
-    deadline = time.monotonic() + REPORT_S
     with ApiClient(world.senders[0].url) as api:
         for room, offsets in publisher.accepted.items():
-            ledger = reported_ledger(api, room, received[room], deadline)
-            edge = ledger["edge"]
+            ledger = reported_ledger(api, room, received[room])
             assert differences(ledger) == []
             assert total(ledger["accepted"]) == len(offsets)
             assert total(ledger["kept"]) == len(offsets)
             assert ledger["dropped"] == {}
-            assert total(edge["pending"]) == 0
-            assert total(edge["written"]) <= received[room]
-            SHORT[room] = max(0, received[room] - total(edge["written"]) - total(edge["unreported"]))
 
 
-def reported_ledger(api: ApiClient, room: str, received: int, deadline: float) -> Any:
-    """Return the ledger once the gateways have reported all that the sessions received, or at the deadline."""
+def reported_ledger(api: ApiClient, room: str, received: int) -> Any:
+    """Return the ledger once the gateways have reported all that the sessions received."""
+    deadline = time.monotonic() + REPORT_S
     while True:
         ledger = api.ledger(room)
         edge = ledger["edge"]
-        known = total(edge["written"]) + total(edge["unreported"])
-        if (total(edge["pending"]) == 0 and known >= received) or time.monotonic() > deadline:
+        written, unreported = total(edge["written"]), total(edge["unreported"])
+        if total(edge["pending"]) == 0 and written <= received <= written + unreported:
             return ledger
+        assert time.monotonic() < deadline, f"{room}: {received} received, {ledger}"
         time.sleep(0.5)
-
-
-@pytest.mark.real
-@pytest.mark.xfail(
-    strict=False,
-    reason="chunks in flight while a report is appended are in neither: unreported can be too small by these",
-)
-def test_unreported_bounds_from_above_what_a_killed_gateway_delivered() -> None:
-    assert SHORT, "the test above has not run"
-    assert not any(SHORT.values()), SHORT
