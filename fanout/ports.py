@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -278,8 +278,12 @@ class Lease(msgspec.Struct, frozen=True):
     pool_age_ms: int = 0
 
 
+SLOTS: Final = "slots"
+NODES: Final = "nodes"
+
+
 class Leases(Protocol):
-    """Two pools: ``slots`` (chunk partitions of gateways) and ``nodes`` (of ids). The store's clock counts."""
+    """Two pools: ``SLOTS`` (chunk partitions of gateways) and ``NODES`` (of ids). The store's clock counts."""
 
     async def acquire(self, pool: str, size: int, holder: str, address: str, wall_ms: int, ttl_ms: int) -> Lease | None:
         """Lease a free or expired number, the one that has been free longest;

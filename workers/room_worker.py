@@ -33,7 +33,7 @@ from fanout.core.limits import (
 )
 from fanout.core.messages import PRIORITIES, Profiles
 from fanout.core.records import MESSAGES
-from fanout.ports import Clock, GroupReader, Log, LogRecord, Store
+from fanout.ports import SLOTS, Clock, GroupReader, Log, LogRecord, Store
 from fanout.runtime import metrics
 from workers import decide
 from workers.dead_letters import DeadLetters
@@ -372,7 +372,7 @@ class RoomWorker:
 
     async def _look_at_leases(self) -> None:
         try:
-            table = await self._store.leases.table("slots")
+            table = await self._store.leases.table(SLOTS)
         except Unavailable:
             self._leases.unanswered()
             return

@@ -10,7 +10,7 @@ Lives here: the counts, their stored form and the check that they add up. Lives 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -59,20 +59,21 @@ class Ledger(msgspec.Struct, array_like=True, gc=False):
 class Stay(msgspec.Struct, array_like=True, gc=False):
     """One stay of a room on a slot: the route while it lasts, and what its gateway reported last.
 
-    ``kept_then`` is what the room had kept when that report stood in the log: the difference to now was sent to the
-    slot since. ``gone`` is that difference when the slot's lease was given up for lost, None while it holds;
-    ``gone_ms`` the record clock then.
+    ``kept_before`` is what the room had kept when the stay began: what it kept since was sent to the slot, and
+    ``taken`` of it had come there by the last report. ``gone`` is the rest (``sent_since``) when the slot's lease was
+    given up for lost, None while it holds; ``gone_ms`` the record clock then.
     """
 
     generation: int
     instance: int
-    kept_then: Tally
+    kept_before: Tally
     subscriptions: int = 0
     users: int = 0
     head: int = 0
     edge: Edge = NOTHING
     gone: Tally | None = None
     gone_ms: int = 0
+    taken: Tally = NONE
 
 
 class _Counted(msgspec.Struct, array_like=True, gc=False):
@@ -93,38 +94,43 @@ def drop(ledger: Ledger, reason: DropReason, class_: int) -> None:
 
 def check_report(report: RoomReport) -> None:
     """Raise RecordError ``bad_report`` where counts have not one place per class, or one is negative or absurd."""
-    rows = (report.offered, report.written, report.pending, report.unconfirmed, *report.dropped.values())
+    rows = (report.offered, report.written, report.pending, report.unconfirmed, report.taken, *report.dropped.values())
     is_bad = any(len(row) != CLASSES or min(row) < 0 or max(row) > REPORT_COUNT_MAX for row in rows)
     if is_bad or not 0 <= report.subscriptions <= REPORT_SUBSCRIPTIONS_MAX:
         raise RecordError("bad_report", f"room {report.key!r}: {CLASSES} counts from 0 up are needed in each place")
 
 
-def take_report(stay: Stay, report: RoomReport, kept: Counts) -> bool:
+def take_report(stay: Stay, report: RoomReport) -> bool:
     """Put a cumulative report in the place of the stay's last one; False where it says nothing new."""
     edge = Edge(
-        _tally(report.offered),
-        _tally(report.written),
-        {reason: _tally(counts) for reason, counts in _bounded(report.dropped).items()},
-        _tally(report.pending),
+        tally_of(report.offered),
+        tally_of(report.written),
+        {reason: tally_of(counts) for reason, counts in _bounded(report.dropped).items()},
+        tally_of(report.pending),
         NONE,
-        _tally(report.unconfirmed),
+        tally_of(report.unconfirmed),
     )
-    said = (edge, _tally(kept), report.subscriptions, report.users, report.head)
-    if said == (stay.edge, stay.kept_then, stay.subscriptions, stay.users, stay.head):
+    said = (edge, tally_of(report.taken), report.subscriptions, report.users, report.head)
+    if said == (stay.edge, stay.taken, stay.subscriptions, stay.users, stay.head):
         return False
-    stay.edge, stay.kept_then, stay.subscriptions, stay.users, stay.head = said
+    stay.edge, stay.taken, stay.subscriptions, stay.users, stay.head = said
     return True
 
 
 def sent_since(stay: Stay, kept: Counts) -> Tally:
-    """Return the publications by class that were sent to the slot since its last report."""
-    return minus(_tally(kept), stay.kept_then) if stay.gone is None else stay.gone
+    """Return the publications by class that were sent to the slot and had not come there by its last report.
+
+    Never below zero: a gateway that filled a hole from the history has taken what was never sent to it.
+    """
+    if stay.gone is not None:
+        return stay.gone
+    return tally_of([max(0, sent) for sent in minus(minus(tally_of(kept), stay.kept_before), stay.taken)])
 
 
 def ended(stay: Stay, sent: Tally) -> Edge:
     """Return what a stay leaves behind when nobody will report on it any more.
 
-    What was sent since its last report reached at most the subscriptions of that report; what was pending then may
+    What had not come by its last report reached at most the subscriptions of that report; what was pending then may
     have been written or not. Both are unreported: the identity holds and nothing is claimed.
     """
     edge = stay.edge
@@ -154,23 +160,30 @@ def add(one: Edge, other: Edge) -> Edge:
     )
 
 
-def edge_total(ledger: Ledger, stays: Iterable[Stay]) -> Edge:
-    """Return the deliveries of a room: stays that ended, that go on, and that were lost with their gateway."""
+def edge_total(ledger: Ledger, stays: Mapping[int, Stay], leased: Mapping[int, int] | None = None) -> Edge:
+    """Return the deliveries of a room: stays that ended, that go on, and that were lost with their gateway.
+
+    ``leased``: generation by slot of the gateways that live (None: not known). The owner of a room that nobody speaks
+    in or of has no reason to load it, so that a loss may show here before the state knows of it.
+    """
     total = ledger.edge
-    for stay in stays:
-        total = add(total, stay.edge if stay.gone is None else ended(stay, stay.gone))
+    for slot, stay in stays.items():
+        is_lost = stay.gone is not None or (leased is not None and leased.get(slot) != stay.generation)
+        total = add(total, ended(stay, sent_since(stay, ledger.kept)) if is_lost else stay.edge)
     return total
 
 
-def report(state: bytes) -> dict[str, Any]:
+def report(state: bytes, leased: Mapping[int, int] | None = None) -> dict[str, Any]:
     """Return the ledger in a room's stored state, JSON-able, counts as {class: n}; raises RecordError.
+
+    ``leased`` as in ``edge_total``.
 
     ``{accepted, kept, merged, dropped: {stage: {reason: {class: n}}}, edge: {offered, written, dropped: {reason:
     {class: n}}, pending, unreported, unconfirmed}}``; empty ``state`` = a room of which nothing was counted yet.
     """
     counted = decode_body(state, _Counted) if state else _Counted(Ledger(), {})
     ledger = counted.ledger
-    edge = edge_total(ledger, counted.stays.values())
+    edge = edge_total(ledger, counted.stays, leased)
     return {
         "accepted": _by_class(ledger.accepted),
         "kept": _by_class(ledger.kept),
@@ -220,7 +233,8 @@ def _by_class(counts: Counts | Tally) -> dict[str, int]:
     return dict(zip(WORDS, counts, strict=True))
 
 
-def _tally(counts: Counts) -> Tally:
+def tally_of(counts: Counts | Tally) -> Tally:
+    """Return counts as a tuple; of nothing, one shared object."""
     system, high, normal, low = counts
     if not (system or high or normal or low):
         return NONE  # one object: most places of most stays are zero

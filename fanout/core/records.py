@@ -98,7 +98,8 @@ class RoomReport(msgspec.Struct, array_like=True, gc=False):
     """What one gateway did for one room since ``instance`` began: cumulative: a repeated report changes nothing.
 
     offered = written + dropped (all reasons) + pending, per class; ``unconfirmed`` is the part of written whose session
-    never acknowledges. ``head`` is the newest stored offset that the gateway holds.
+    never acknowledges. ``head`` is the newest stored offset that the gateway holds. ``taken`` are the publications by
+    class that came to it since then: what was sent and is not among them is under way.
     """
 
     key: str
@@ -111,6 +112,7 @@ class RoomReport(msgspec.Struct, array_like=True, gc=False):
     pending: Counts
     unconfirmed: Counts
     users: int = 0
+    taken: Counts = msgspec.field(default_factory=lambda: [0, 0, 0, 0])
 
 
 class Detach(msgspec.Struct, array_like=True, gc=False):

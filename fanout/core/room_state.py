@@ -16,12 +16,12 @@ from typing import Any, Final
 
 import msgspec
 
-from fanout.core.ledger import NOTHING, Ledger, Stay, add, drop, ended, sent_since, take_report
+from fanout.core.ledger import NOTHING, Ledger, Stay, add, drop, ended, sent_since, take_report, tally_of
 from fanout.core.limits import IDEMPOTENCY_S, KEYED_IDS_MAX, SHARED_TARGETS_MAX, STAY_REMEMBERED_MS
 from fanout.core.messages import Profile
 from fanout.core.policy import DropReason, Thinning
 from fanout.core.records import Attached, RoomReport, decode_body
-from fanout.core.room_log import NONE, Tally
+from fanout.core.room_log import NONE, Tally, minus
 
 Target = tuple[int, int]  # (slot, its generation): where chunks go
 
@@ -157,8 +157,10 @@ class RoomState:
         for stay in self.stays.values():  # as small in memory as they were before
             if stay.edge == NOTHING:
                 stay.edge = NOTHING
-            if stay.kept_then == NONE:
-                stay.kept_then = NONE
+            if stay.kept_before == NONE:
+                stay.kept_before = NONE
+            if stay.taken == NONE:
+                stay.taken = NONE
         ids = Keyed(keyed)
         self.keyed = ids if len(ids) else None
         self._routes_changed()
@@ -213,20 +215,21 @@ class RoomState:
             return False
         stay.gone = None
         if report is not None:
-            take_report(stay, report, self.ledger.kept)
-        self._end(slot, stay, sent_since(stay, self.ledger.kept))
+            take_report(stay, report)
+        # A gateway that leaves in words takes nothing more of this stay: what is under way to it is offered to nobody.
+        self._end(slot, stay, NONE if report is not None else sent_since(stay, self.ledger.kept))
         self._routes_changed()
         return True
 
     def announce(self, slot: int, generation: int, report: RoomReport) -> bool:
         """Take a report, healing a lost route; False where a newer generation of the slot holds the room."""
+        known = self.stays.get(slot)
         if not self.attach(slot, generation, report.instance):
             return False
         stay = self.stays[slot]
-        # A report that does not hold the head was made before chunks that are under way: what it leaves out must still
-        # count as sent since, or a death now would leave it in neither (unreported is a bound from above).
-        kept = self.ledger.kept if report.head >= self.head else list(stay.kept_then)
-        if take_report(stay, report, kept):
+        if stay is not known:  # the route had been lost, the gateway counts on
+            stay.kept_before = minus(self._kept(), tally_of(report.taken))
+        if take_report(stay, report):
             self._stays_packed = None
             self.is_changed = True
         return True

@@ -294,4 +294,5 @@ def report(room: Room) -> RoomReport:
         pending=list(ledger.pending),
         unconfirmed=list(ledger.written),
         users=room.users,
+        taken=list(room.taken),
     )

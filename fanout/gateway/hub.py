@@ -143,8 +143,7 @@ class Hub:
         """On a new slot every room begins a new stay: reports count from here."""
         for room in self.rooms.values():
             self._instance = max(self._instance + 1, self._clock.wall_ms())
-            room.instance, room.attached, room.touched = self._instance, False, True
-            room.ledger.restart()
+            room.restart(self._instance)
 
     # --- chunks -------------------------------------------------------------------------------------------------------
 
@@ -187,7 +186,7 @@ class Hub:
         elif batch.epoch != room.log.epoch:
             self._renew(room, batch, attached)
         if attached is not None:
-            room.attached = True
+            room.attach(attached.head)
         if not self._opens_hole(room, batch, attached):
             self._enter(room, batch)
 

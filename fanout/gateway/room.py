@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from fanout.core.errors import CloseCode
 from fanout.core.messages import Profile, split_key
 from fanout.core.records import Entry
-from fanout.core.room_log import NONE, SOURCE_MESSAGES, Position, RoomLog, Tally, minus, times
+from fanout.core.room_log import NONE, SOURCE_MESSAGES, Position, RoomLog, Tally, minus, plus, tally, times
 from fanout.gateway.edge_ledger import DropReason, EdgeLedger
 from fanout.gateway.wires import WIRES, Encoders, Frame, build_frame, encoder
 from fanout.runtime.metrics import SUBSCRIPTIONS_BEHIND
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fanout.gateway.holes import Hole
 
 NOWHERE: Final = -1  # place of a subscription that is not in step
+_NOT_ATTACHED: Final = 1 << 62  # above every offset: nothing is sent to a stay that nobody has answered for
 _COUNTED_EACH_TIME_MAX: Final = 1_000
 _COUNT_AGE_MS: Final = 2_000
 
@@ -84,6 +85,8 @@ class Room:
 
     __slots__ = (
         "_ahead_from",
+        "_not_taken",
+        "_stay_from",
         "_users_counted",
         "ahead",
         "attached",
@@ -118,6 +121,8 @@ class Room:
         self._ahead_from = 0  # none of them is below: an offset that nobody reaches costs nothing per publication
         self.encoders: Encoders = tuple(encoder(wire, self.name, id_tag=profile.id_tag) for wire in WIRES)
         self.attached = False
+        self._stay_from = _NOT_ATTACHED  # offset after which publications are sent to this stay
+        self._not_taken = NONE  # of the log's cumulative counts: what came before the stay, or beside it
         self.hole: Hole | None = None
         self.queued = False
         self.touched = True
@@ -166,6 +171,27 @@ class Room:
         """Start the log at a position."""
         self.log = RoomLog(position)
         self.step = self.log.end
+
+    def attach(self, head: int) -> None:
+        """Note the answer to the room's Attach: publications after ``head`` are sent to this stay."""
+        if not self.attached:
+            log = self.known_log
+            self.attached, self._stay_from = True, head
+            self._not_taken = log.counts_at(log.sequence_at(head) if log.covers(head) else log.end)
+
+    def restart(self, instance: int) -> None:
+        """Begin a new stay on another slot: nobody has answered for it, and it counts from here."""
+        self.instance, self.attached, self.touched = instance, False, True
+        self._stay_from = _NOT_ATTACHED
+        self.ledger.restart()
+
+    @property
+    def taken(self) -> Tally:
+        """Publications per class that were sent to this stay and have come; others come from the history as well."""
+        log = self.log
+        if log is None or not self.attached:
+            return NONE
+        return minus(log.counts_at(log.end), self._not_taken)
 
     def join(self, subscription: Subscription, sent: int) -> bool:
         """Add a subscription whose cursor stands at ``sent`` (in the ring); what lies above is offered to it.
@@ -278,6 +304,9 @@ class Room:
                 start = log.end
                 passed += self._join_passed(log, entry.offset)
             log.append(entry, source, partition, now_ms)
+        if source != SOURCE_MESSAGES or entries[0].offset <= self._stay_from:
+            beside = (one for one in entries if source != SOURCE_MESSAGES or one.offset <= self._stay_from)
+            self._not_taken = plus(self._not_taken, tally(beside))
         self._offer(log, start)
         if not any(self.in_step):
             self.step = log.end

@@ -16,12 +16,11 @@ from fanout.core.errors import Unavailable
 from fanout.core.limits import CHUNK_SLOTS
 from fanout.gateway.announce import Announcer
 from fanout.gateway.chunk_reader import ChunkReader
-from fanout.ports import Clock, Lease, Leases
+from fanout.ports import SLOTS, Clock, Lease, Leases
 from fanout.runtime.node_lease import LeaseKeeper, NoReservation
 
 logger = structlog.get_logger(__name__)
 
-SLOTS: Final = "slots"
 _PAUSE_S: Final = 0.5
 
 

@@ -17,14 +17,13 @@ import structlog
 from fanout.core.errors import OutOfIds, Unavailable
 from fanout.core.ids import IdGenerator, restart_ms, time_of
 from fanout.core.limits import ID_NODES, LEASE_RENEW_S, LEASE_TTL_S
-from fanout.ports import Clock, Lease, Leases
+from fanout.ports import NODES, Clock, Lease, Leases
 from fanout.runtime.metrics import FENCED, LEASES_HELD
 
 logger = structlog.get_logger(__name__)
 
 _RETRY_S: Final = 0.1  # first pause after a failure; doubles up to LEASE_RENEW_S
 _TTL_MS: Final = round(LEASE_TTL_S * 1_000)
-NODES: Final = "nodes"
 
 
 class Holder(Protocol):

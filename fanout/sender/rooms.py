@@ -14,7 +14,7 @@ from fanout.core.errors import UNKNOWN_NAMESPACE, UNKNOWN_ROOM, Refused
 from fanout.core.limits import HISTORY_PAGE_MAX, REPLAY_BYTES_MAX
 from fanout.core.messages import PRIORITIES, Kind, Profiles, check_room, room_key
 from fanout.core.records import BINARY, MESSAGES, Entry, decode_body
-from fanout.ports import HistoryPage, Log, Store
+from fanout.ports import SLOTS, HistoryPage, Log, Store
 from fanout.sender.http import ApiKeys, ApiRequest, errors
 from sharding.placement import partition_of
 
@@ -84,7 +84,8 @@ def room_handlers(*, keys: ApiKeys, store: Store, log: Log, profiles: Profiles) 
         app = keys.app_of(request.scope)
         epoch, page = await read(app, room, after=0, limit=0, reverse=False)
         assert page.meta is not None, "read has refused unknown rooms"
-        return {"room": room, "epoch": epoch, **ledgers.report(page.meta.state)}
+        leased = {slot: lease.generation for slot, lease in (await store.leases.table(SLOTS)).items()}
+        return {"room": room, "epoch": epoch, **ledgers.report(page.meta.state, leased)}
 
     return [history, ledger]
 

@@ -70,12 +70,22 @@ def report(
     written: Counts | None = None,
     dropped: dict[str, Counts] | None = None,
     pending: Counts | None = None,
+    taken: Counts | None = None,
     key: str = ROOM,
 ) -> RoomReport:
     """Return a cumulative report; what is not named is zero."""
     none = [0, 0, 0, 0]
     return RoomReport(
-        key, instance, head, subscriptions, offered or none, written or none, dropped or {}, pending or none, none
+        key,
+        instance,
+        head,
+        subscriptions,
+        offered or none,
+        written or none,
+        dropped or {},
+        pending or none,
+        none,
+        taken=taken or none,
     )
 
 

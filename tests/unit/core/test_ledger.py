@@ -25,9 +25,9 @@ def a_stay() -> Stay:
 def test_a_report_that_comes_twice_changes_nothing() -> None:
     stay = a_stay()
     said = report(subscriptions=3, offered=[0, 3, 6, 0], written=[0, 3, 5, 0], pending=[0, 0, 1, 0])
-    assert ledger.take_report(stay, said, [0, 1, 2, 0])
+    assert ledger.take_report(stay, said)
     edge = stay.edge
-    assert not ledger.take_report(stay, said, [0, 1, 2, 0])
+    assert not ledger.take_report(stay, said)
     assert stay.edge == edge == Edge((0, 3, 6, 0), (0, 3, 5, 0), {}, (0, 0, 1, 0))
 
 
@@ -36,26 +36,33 @@ def test_a_report_that_comes_twice_changes_nothing() -> None:
     [
         report(head=5),
         report(subscriptions=1),
+        report(taken=[0, 0, 1, 0]),
         report(pending=[0, 0, 0, 1], offered=[0, 0, 0, 1]),
         report(dropped={"closed": [0, 0, 0, 0]}),
     ],
 )
 def test_a_report_that_says_something_new_is_told_apart(said: RoomReport) -> None:
-    assert ledger.take_report(a_stay(), said, [0, 0, 0, 0])
+    assert ledger.take_report(a_stay(), said)
 
 
-def test_what_was_kept_since_the_last_report_was_sent_to_the_slot() -> None:
-    stay = a_stay()
-    ledger.take_report(stay, report(subscriptions=2), [1, 1, 1, 1])
-    assert ledger.sent_since(stay, [1, 2, 4, 1]) == (0, 1, 3, 0)
+def test_what_was_kept_and_had_not_come_by_the_last_report_was_sent_since() -> None:
+    stay = Stay(1, 1, (1, 1, 1, 1))
+    ledger.take_report(stay, report(subscriptions=2, taken=[0, 0, 1, 0]))
+    assert ledger.sent_since(stay, [1, 2, 4, 1]) == (0, 1, 2, 0)
     stay.gone = (9, 9, 9, 9)
     assert ledger.sent_since(stay, [100, 100, 100, 100]) == (9, 9, 9, 9)
+
+
+def test_what_came_from_the_history_only_makes_nothing_negative() -> None:
+    stay = a_stay()
+    ledger.take_report(stay, report(taken=[0, 0, 5, 0]))
+    assert ledger.sent_since(stay, [0, 1, 2, 0]) == (0, 1, 0, 0)
 
 
 def test_a_dead_gateways_deliveries_are_unreported_up_to_its_last_subscriptions() -> None:
     stay = a_stay()
     ledger.take_report(
-        stay, report(subscriptions=10, offered=[0, 0, 10, 0], written=[0, 0, 7, 0], pending=[0, 0, 3, 0]), [0, 0, 1, 0]
+        stay, report(subscriptions=10, offered=[0, 0, 10, 0], written=[0, 0, 7, 0], pending=[0, 0, 3, 0])
     )
     left = ledger.ended(stay, (0, 0, 2, 0))
     assert left.offered == (0, 0, 30, 0)
@@ -74,7 +81,7 @@ def test_sums_keep_every_reason() -> None:
 def test_reasons_beyond_the_bound_are_counted_together() -> None:
     stay = a_stay()
     dropped = {f"reason-{number}": [0, 0, 1, 0] for number in range(EDGE_REASONS_MAX)} | {"other": [0, 0, 5, 0]}
-    ledger.take_report(stay, report(dropped=dropped), [0, 0, 0, 0])
+    ledger.take_report(stay, report(dropped=dropped))
     assert len(stay.edge.dropped) == EDGE_REASONS_MAX
     assert stay.edge.dropped["other"] == (0, 0, 6, 0)
     assert sum(counts[2] for counts in stay.edge.dropped.values()) == EDGE_REASONS_MAX + 5
@@ -86,6 +93,7 @@ def test_reasons_beyond_the_bound_are_counted_together() -> None:
         report(offered=[0, 0, 0]),
         report(written=[0, 0, 0, 0, 0]),
         report(pending=[0, 0, -1, 0]),
+        report(taken=[0, 0, 0]),
         report(dropped={"closed": []}),
         report(subscriptions=-1),
     ],
@@ -133,6 +141,22 @@ def test_a_lost_gateway_shows_as_unreported_before_its_stay_has_ended() -> None:
     found = ledger.report(room.encode())
     assert found["edge"]["unreported"]["normal"] == found["edge"]["offered"]["normal"] == 12
     assert ledger.differences(found) == []
+
+
+def test_a_gateway_without_its_lease_shows_as_unreported_though_nobody_has_touched_the_room_since() -> None:
+    room = RoomState.fresh("app/live:a", LIVE, 0)
+    for slot in (1, 2):
+        room.attach(slot, 100, 1)
+        room.announce(
+            slot, 100, report(subscriptions=4, offered=[0, 0, 4, 0], written=[0, 0, 4, 0], taken=[0, 0, 1, 0])
+        )
+    room.ledger.accepted[2] = room.ledger.kept[2] = 3
+    assert ledger.report(room.encode(), {1: 100, 2: 100})["edge"]["unreported"]["normal"] == 0
+    for leased in ({2: 100}, {1: 101, 2: 100}):
+        found = ledger.report(room.encode(), leased)
+        assert found["edge"]["unreported"]["normal"] == 8
+        assert found["edge"]["offered"]["normal"] == 16
+        assert ledger.differences(found) == []
 
 
 def test_counts_that_do_not_add_up_are_named() -> None:

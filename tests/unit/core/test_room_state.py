@@ -72,8 +72,9 @@ def test_empty_places_share_one_object_after_a_load(room: RoomState) -> None:
     room.announce(6, 100, report(offered=[0, 0, 1, 0], written=[0, 0, 1, 0]))
     stays = again(room).stays
     assert stays[5].edge is NOTHING
-    assert stays[5].kept_then is NONE
-    assert stays[6].kept_then == (0, 0, 3, 0)
+    assert stays[5].kept_before is NONE
+    assert stays[5].taken is NONE
+    assert stays[6].kept_before == (0, 0, 3, 0)
     assert stays[6].edge.offered == (0, 0, 1, 0)
 
 
@@ -177,6 +178,32 @@ def test_detach_ends_the_stay_with_its_last_report(room: RoomState) -> None:
     assert room.ledger.edge.dropped == {"closed": (0, 0, 1, 0)}
     assert room.ledger.edge.unreported == NONE
     assert not room.detach(5, 100, 1, last)
+
+
+def test_a_gateway_that_leaves_in_words_is_offered_nothing_that_is_under_way(room: RoomState) -> None:
+    room.attach(5, 100, 1)
+    room.ledger.kept[2] = 3
+    room.detach(5, 100, 1, report(subscriptions=2, offered=[0, 0, 4, 0], written=[0, 0, 4, 0], taken=[0, 0, 2, 0]))
+    assert room.ledger.edge.unreported == NONE
+    assert room.ledger.edge.offered == (0, 0, 4, 0)
+
+
+def test_what_was_under_way_at_the_last_report_of_a_dead_gateway_is_unreported(room: RoomState) -> None:
+    room.ledger.kept[2] = 10
+    room.attach(5, 100, 1)
+    room.ledger.kept[2] = 14
+    room.announce(5, 100, report(subscriptions=7, offered=[0, 0, 21, 0], written=[0, 0, 21, 0], taken=[0, 0, 3, 0]))
+    room.ledger.kept[2] = 20
+    room.expire(5, 100)
+    assert room.stays[5].gone == (0, 0, 7, 0), "ten were sent, three had come"
+
+
+def test_a_route_that_was_lost_counts_on_from_what_its_gateway_had_taken(room: RoomState) -> None:
+    room.ledger.kept[2] = 10
+    room.announce(5, 100, report(subscriptions=1, taken=[0, 0, 30, 0]))
+    room.ledger.kept[2] = 12
+    room.expire(5, 100)
+    assert room.stays[5].gone == (0, 0, 2, 0)
 
 
 def test_detach_without_a_report_leaves_what_was_sent_unreported(room: RoomState) -> None:

@@ -365,6 +365,27 @@ def test_a_new_slot_begins_new_stays() -> None:
     play(scene)
 
 
+def test_what_was_sent_to_a_stay_and_came_is_told_from_what_the_history_gave() -> None:
+    async def scene(world: EdgeWorld) -> None:
+        Listener(world).join()
+        await world.publish(world.entry(), world.entry(Kind.EPHEMERAL, priority=3))
+        await world.settle()
+        assert world.room.taken == (0, 0, 1, 1)
+        world.hub.restart_instances()
+        assert world.room.taken == (0, 0, 0, 0)
+        await world.remember([world.entry(), world.entry()])  # sent to nobody: there was no route
+        world.attach()
+        await world.settle()
+        assert world.room.known_log.head == world.head
+        assert world.room.taken == (0, 0, 0, 0)
+        await world.publish(world.entry())
+        assert world.room.taken == (0, 0, 1, 0)
+        world.attach()  # the answer to an Announce goes on with the same stay
+        assert world.room.taken == (0, 0, 1, 0)
+
+    play(scene)
+
+
 def test_a_hole_whose_filling_fails_in_an_unforeseen_way_does_not_stop_the_room_for_ever() -> None:
     async def scene(world: EdgeWorld) -> None:
         listener = Listener(world)
