@@ -21,6 +21,7 @@ from fanout.client import Client, Publication, SubscribeResult
 from fanout.core.errors import FanoutError
 from fanout.core.ledger import differences
 from fanout.runtime.launch import EngineProcess
+from tests.support.parts import freeze
 
 ROOMS = 50
 SESSIONS_PER_ROOM = 20
@@ -133,7 +134,7 @@ async def faults(world: World) -> None:
     world.workers[0].kill()
     world.workers.append(world.launch("worker"))
     await asyncio.sleep(3)
-    world.workers[1].signal(signal.SIGSTOP)
+    freeze(world.workers[1].pid)
     await asyncio.sleep(7)
     world.gateways[0].kill()
     await asyncio.sleep(ZOMBIE_S - 7)

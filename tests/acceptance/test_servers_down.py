@@ -25,7 +25,7 @@ from fanout.core.ledger import differences
 from scripts.parts import Running, kafka_brokers, redis_answers, start_kafka, start_redis
 from tests.support.engine_process import EngineProcess, engine_process
 from tests.support.neighbour import Session, eventually, history, session
-from tests.support.parts import need
+from tests.support.parts import freeze, need
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(90)]
 
@@ -224,7 +224,7 @@ async def test_without_the_log_publishes_are_refused_and_go_on_by_themselves_aft
         await new_messages(room)
         down = time.monotonic()
         if way == "stopped":
-            os.kill(world.kafka.pid, signal.SIGSTOP)
+            freeze(world.kafka.pid)
         else:
             world.kafka.kill()
         try:
@@ -262,7 +262,7 @@ async def test_without_the_store_connected_rooms_live_from_memory_and_history_re
         await room.wait_arrived()
         down = time.monotonic()
         if way == "stopped":
-            os.kill(world.redis.pid, signal.SIGSTOP)
+            freeze(world.redis.pid)
         else:
             world.redis.kill()
         subscribing = asyncio.create_task(waiting.subscribe(f"open:{uuid.uuid4().hex[:12]}"))

@@ -17,7 +17,7 @@ from fanout.core.records import CHUNKS, MESSAGES
 from fanout.ports import Log, LogReader, LogWriter, Topics
 from scripts.parts import Running, start_kafka
 from tests.support.clocks import SteppedClock
-from tests.support.parts import need
+from tests.support.parts import freeze, need
 
 pytestmark = pytest.mark.real
 BOUND_S = 6.0  # the adapter's own bound is 5 s
@@ -108,7 +108,7 @@ async def test_a_broker_that_hangs_blocks_nobody_beyond_the_bound(broker: Runnin
         writer, reader = await log.writer(durable=True), await log.reader(MESSAGES, [0])
         await append_until_it_stands(writer, b"before")
         await read_until(reader, b"before")
-        broker.processes[0].send_signal(signal.SIGSTOP)
+        freeze(broker.processes[0].pid)
         started_s = time.monotonic()
         results = await asyncio.gather(
             writer.append(MESSAGES, 0, None, b"hangs"),

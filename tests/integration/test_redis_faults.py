@@ -17,7 +17,7 @@ from fanout.ports import Store
 from scripts.parts import Running, start_redis
 from tests.support.batches import EPOCH, ROOM, batch, entry
 from tests.support.clocks import SteppedClock
-from tests.support.parts import need
+from tests.support.parts import freeze, need
 from tests.support.tcp_proxy import tcp_proxy
 
 pytestmark = pytest.mark.real
@@ -88,7 +88,7 @@ async def test_a_redis_that_dies_blocks_nobody_and_is_used_again_when_it_is_back
 async def test_a_redis_that_hangs_blocks_nobody_beyond_the_bound(server: Running, clock: SteppedClock) -> None:
     store = await open_here(server, clock)
     assert await works(store, clock, 5)
-    server.processes[0].send_signal(signal.SIGSTOP)
+    freeze(server.processes[0].pid)
     try:
         await answers_within_the_bound(store, clock)
     finally:

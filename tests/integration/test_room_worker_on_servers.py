@@ -21,7 +21,7 @@ from fanout.ports import Topics
 from fanout.runtime.clock import SystemClock
 from scripts.parts import start_kafka, start_redis
 from sharding.placement import partition_of, shard_key, shard_of
-from tests.support.parts import need
+from tests.support.parts import freeze, need
 from tests.support.rooms import message
 from tests.support.tcp_proxy import tcp_proxy
 from tests.support.worker_world import World, until
@@ -232,7 +232,7 @@ async def test_a_broker_that_was_away_costs_time_and_nothing_else(
                 await asyncio.sleep(1)
                 part.spawn()
             else:
-                os.kill(part.pid, signal.SIGSTOP)
+                freeze(part.pid)
                 await asyncio.sleep(12)  # longer than the group waits for a member
                 os.kill(part.pid, signal.SIGCONT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,22 @@ def need(part: Callable[[], T]) -> T:
         if os.environ.get("CI"):
             pytest.fail(f"cannot run under CI: {missing}", pytrace=False)
         pytest.skip(str(missing))
+
+
+def freeze(pid: int) -> None:
+    """Stop a process as a hang would, and return when none of its threads runs any more (SIGCONT lets it go on).
+
+    A signal is on its way for a while: a broker that got it may still answer what has just come in.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    deadline_s = time.monotonic() + 10
+    while any(_state(task) != "T" for task in Path(f"/proc/{pid}/task").iterdir()):
+        assert time.monotonic() < deadline_s, f"process {pid} does not stop"
+        time.sleep(0.001)
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def start_redis_cluster(directory: Path) -> Running:
