@@ -1,8 +1,8 @@
 """WebSocket frames (RFC 6455) as pure functions of bytes: parser, builder and close handshake of both sides.
 
 The upgrade that precedes the frames lives in ``handshake.py`` and is exported from here too. No sockets, clocks or
-dice: a mask key is an argument. No extension is offered or accepted, so every reserved bit is a violation; one that is
-negotiated later changes ``_check_first_byte`` (RSV1) and ``_complete`` (unpacking), nothing else.
+dice: a mask key is an argument. Where permessage-deflate was agreed on (``deflate.py``) an ``InflatingParser`` reads
+and large frames go through ``deflated``; elsewhere every reserved bit is a violation.
 
 A frame is always a WebSocket frame in this file; the joined bytes of the glossary are its payload.
 """
@@ -14,7 +14,8 @@ from typing import Final, NoReturn, TypeAlias
 
 import msgspec
 
-from fanout.core.limits import CLIENT_MESSAGE_BYTES_MAX, MESSAGE_FRAGMENTS_MAX
+from fanout.core.limits import CLIENT_MESSAGE_BYTES_MAX, DEFLATE_FROM_BYTES, MESSAGE_FRAGMENTS_MAX
+from fanout.protocol.deflate import Corrupt, TooLong, deflate, inflate
 from fanout.protocol.handshake import (
     Accepted,
     ClientHandshake,
@@ -55,6 +56,7 @@ __all__ = [
     "Event",
     "Extension",
     "FrameParser",
+    "InflatingParser",
     "Ping",
     "PlainHttp",
     "Pong",
@@ -68,6 +70,7 @@ __all__ = [
     "client_request",
     "close_frame",
     "close_payload",
+    "deflated",
     "endpoint",
     "frame",
     "make_key",
@@ -92,6 +95,7 @@ INVALID_DATA: Final = 1007
 TOO_BIG: Final = 1009
 
 CONTROL_BYTES_MAX: Final = 125
+_RSV1: Final = 0x40  # of a message's first frame: it is compressed
 CLOSE_REASON_BYTES_MAX: Final = CONTROL_BYTES_MAX - 2
 
 
@@ -249,14 +253,14 @@ class FrameParser:
         if length >= 1 << 63 or (extended and length < 126) or (extended == 8 and length < 65_536):
             _break("a length has its shortest form and no top bit")
         if opcode < CLOSE:
-            self._admit(opcode, length)
+            self._admit(first, length)
         self._opcode, self._final, self._left = opcode, first >= 0x80, length
         self._mask = data[at + body : at + size]
         return at + size
 
     def _check_first_byte(self, first: int, opcode: int) -> None:
         if first & 0x70:
-            _break("reserved bits are set but no extension was negotiated")
+            _break("reserved bits are set that no extension was negotiated for")
         if opcode not in _OPCODES:
             _break(f"opcode {opcode} does not exist")
         if opcode == CONTINUATION and not self._kind:
@@ -264,7 +268,7 @@ class FrameParser:
         if opcode in (TEXT, BINARY) and self._kind:
             _break("a new message inside a fragmented one")
 
-    def _admit(self, opcode: int, length: int) -> None:
+    def _admit(self, first: int, length: int) -> None:
         """Count a data frame into its message, before any of its payload is kept."""
         kept = 0 if self._message is None else len(self._message)
         if kept + length > self._bytes_max:
@@ -272,7 +276,7 @@ class FrameParser:
         if self._fragments >= self._fragments_max:
             raise _Broken(TOO_BIG, f"a message has at most {self._fragments_max} fragments")
         self._fragments += 1
-        self._kind = self._kind or opcode
+        self._kind = self._kind or first & 0x0F
 
     def _payload(self, part: bytes) -> Event | None:
         """Take the next part of the current frame's payload; return the event when that was the last one needed."""
@@ -324,6 +328,35 @@ class FrameParser:
         self._message = self._control = None
 
 
+class InflatingParser(FrameParser):
+    """A FrameParser for a connection on which permessage-deflate was agreed on, without context takeover (RFC 7692).
+
+    Compressed messages are inflated when they are whole, up to ``message_bytes_max``; larger ones are 1009, what is no
+    DEFLATE data 1007. It holds no more between messages than its parent.
+    """
+
+    __slots__ = ()
+
+    def _check_first_byte(self, first: int, opcode: int) -> None:
+        super()._check_first_byte(first & ~_RSV1 if opcode in (TEXT, BINARY) else first, opcode)
+
+    def _admit(self, first: int, length: int) -> None:
+        super()._admit(first, length)
+        self._kind |= first & _RSV1
+
+    def _complete(self, message: bytes) -> Event:
+        if self._kind & _RSV1:
+            self._kind ^= _RSV1
+            self._message = None  # so that a text is checked now, as one that came whole
+            try:
+                message = inflate(message, self._bytes_max)
+            except TooLong as error:
+                raise _Broken(TOO_BIG, f"a message has at most {self._bytes_max} bytes") from error
+            except Corrupt as error:
+                raise _Broken(INVALID_DATA, "a compressed message must be DEFLATE data") from error
+        return super()._complete(message)
+
+
 class CloseHandshake:
     """Which close frames have crossed: each side sends one, and nothing after it.
 
@@ -370,6 +403,15 @@ def frame(opcode: int, payload: bytes) -> bytes:
 def masked_frame(opcode: int, payload: bytes, mask: bytes) -> bytes:
     """Return a whole frame as clients send them; ``mask`` is 4 bytes that the peer could not foresee."""
     return _head(opcode, len(payload), 0x80) + mask + unmask(payload, mask)
+
+
+def deflated(frame_: bytes) -> bytes:
+    """Return a whole unmasked data frame compressed, or itself where its payload is small or does not shrink."""
+    head = 2 if frame_[1] < 126 else 4 if frame_[1] == 126 else 10
+    if len(frame_) - head <= DEFLATE_FROM_BYTES:
+        return frame_
+    payload = deflate(memoryview(frame_)[head:])
+    return frame(frame_[0] | _RSV1, payload) if head + len(payload) < len(frame_) else frame_
 
 
 def close_payload(code: int, reason: str = "") -> bytes:
