@@ -212,7 +212,23 @@ ROWS: Final = (
                 ((f"{rate('fanout_deliveries_written_total')} / {rate('fanout_frames_written_total')}", "messages"),),
                 "Joining grows with load by itself; it is what one core's deliveries depend on.",
             ),
-            Panel("Bytes to sockets", "Bps", ((rate("fanout_bytes_written_total"), "bytes"),)),
+            Panel(
+                "Bytes to sockets",
+                "Bps",
+                (
+                    (rate("fanout_bytes_written_total"), "written"),
+                    (rate("fanout_bytes_saved_total"), "saved by compression"),
+                ),
+            ),
+            Panel(
+                "Frames compressed, sweeps paused",
+                "cps",
+                (
+                    (rate("fanout_frames_deflated_total"), "frames compressed"),
+                    (rate("fanout_sweeps_paced_total"), "pauses: the kernel is short of memory for TCP"),
+                ),
+                "A frame is compressed once for all sessions that share it: about 0.1 ms of CPU for 64 messages.",
+            ),
             Panel(
                 "Holes and recoveries",
                 "cps",

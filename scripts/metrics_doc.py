@@ -24,6 +24,7 @@ PAGE: Final = ROOT / "docs" / "operations" / "metrics.md"
 
 LABELS: Final = {
     "code": "close or unsubscribe code (docs/errors.md), RFC 6455 codes as they come, `lost` without a close frame",
+    "compression": "`deflate` where the client negotiated permessage-deflate, else `none`",
     "dependency": "what the process needs to work: log, store, its roles, its leases",
     "epoch": "`kept` where the partition goes on in its epoch, `renewed` where a new one began",
     "method": "HTTP method, or client command (`connect`, `subscribe`, `publish`, ...)",

@@ -109,6 +109,7 @@ class Engine:
                 port=settings.port,
                 insecure=settings.insecure,
                 origins=settings.origins,
+                deflate=settings.deflate,
                 address=settings.address,
                 reuse_port=settings.processes > 1,
             ),

@@ -46,6 +46,10 @@ def serve(
     prefix: Annotated[str, typer.Option(envvar="FANOUT_PREFIX", help="Of topics and store keys")] = "fanout",
     address: Annotated[str, typer.Option(envvar="FANOUT_ADDRESS", help="How clients reach this process")] = "",
     origins: Annotated[str, typer.Option(envvar="FANOUT_ORIGINS", help="Allowed browser origins, by comma")] = "",
+    deflate: Annotated[
+        bool,
+        typer.Option("--deflate/--no-deflate", envvar="FANOUT_DEFLATE", help="Compress for clients that offer it"),
+    ] = True,
 ) -> None:
     """Run the engine: all roles in one process in memory, or chosen roles on Kafka and Redis."""
     from fanout.runtime.logs import configure_logs
@@ -63,6 +67,7 @@ def serve(
         prefix=prefix,
         address=address,
         origins=tuple(origin.strip() for origin in origins.split(",") if origin.strip()),
+        deflate=deflate,
     ).check()
     if processes > 1:
         share_metrics()

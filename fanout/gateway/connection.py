@@ -16,8 +16,9 @@ from fanout.core.errors import PERMISSION_DENIED, STALE, UNAVAILABLE, CloseCode
 from fanout.core.limits import HALF_OPEN_MAX, HALF_OPEN_PER_ADDRESS_MAX, WRITE_HIGH_WATER_BYTES
 from fanout.gateway.heartbeat import Deadlines, Heartbeat
 from fanout.gateway.session import Session
-from fanout.gateway.wires import WIRE_FORMATS
-from fanout.protocol import websocket
+from fanout.gateway.step import Sink
+from fanout.gateway.wires import wire_of
+from fanout.protocol import deflate, websocket
 from fanout.protocol.negotiation import negotiate
 from fanout.runtime.descriptors import are_short
 from fanout.runtime.metrics import DESCRIPTORS_SHORT, HANDSHAKES_REFUSED, SESSIONS_CLOSED
@@ -157,20 +158,27 @@ class Connection(asyncio.Protocol):
             self._turn_away(403, response)
             return
         spoken = negotiate(upgrade.subprotocols, upgrade.query)
+        extension = self._agreed_compression(upgrade)
         self._handshake = None
         self._keeper.handshakes.discard(self)
         self._keeper.connects.add(self, self._services.clock.monotonic_s())
-        self._parser = websocket.FrameParser()
+        self._parser = websocket.FrameParser() if extension is None else websocket.InflatingParser()
         self._session = Session(
             self._services,
             self,
             self._services.next_number(),
-            WIRE_FORMATS.index(spoken.wire_format),
+            wire_of(spoken.wire_format, is_deflated=extension is not None),
             native_pings=spoken.native_pings,
         )
-        self._transport.write(websocket.accept_response(upgrade, spoken.subprotocol))
+        self._transport.write(websocket.accept_response(upgrade, spoken.subprotocol, extension))
         if upgrade.rest:
             self._frames(upgrade.rest)
+
+    def _agreed_compression(self, upgrade: websocket.Upgrade) -> str | None:
+        """Return the extension to answer with. A page cannot keep its browser from offering it, but name its URL."""
+        if not self._services.settings.deflate or upgrade.query.get("deflate") == "off":
+            return None
+        return deflate.agree(upgrade.extensions)
 
     def _is_allowed(self, upgrade: websocket.Upgrade) -> bool:
         """Browsers name the page's origin; one that nobody allowed may not use a visitor's network position."""
@@ -219,7 +227,8 @@ class Connection(asyncio.Protocol):
                 if session.spend():
                     self._transport.write(websocket.frame(websocket.PONG, event.data))
             elif isinstance(event, websocket.Pong):
-                session.native_pong()
+                if session.spend():
+                    session.native_pong()
             elif isinstance(event, websocket.Close):
                 self._end(session, "client")
                 self._receive_close(event)
@@ -273,6 +282,11 @@ class Connection(asyncio.Protocol):
         if session is not None:
             self._end(session, str(code.code))
             self._start_close(code.code, code.reason)
+
+    @property
+    def sink(self) -> Sink:
+        """The socket, to which a sweep hands its frames without a detour."""
+        return self._transport
 
     @property
     def waiting_bytes(self) -> int:

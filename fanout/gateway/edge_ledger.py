@@ -11,7 +11,14 @@ from typing import Final
 
 from fanout.core.messages import PRIORITIES
 from fanout.core.room_log import NONE, Tally, minus, plus, times
-from fanout.runtime.metrics import DELIVERIES_DROPPED, DELIVERIES_OFFERED, DELIVERIES_WRITTEN
+from fanout.runtime.metrics import (
+    BYTES_SAVED,
+    BYTES_WRITTEN,
+    DELIVERIES_DROPPED,
+    DELIVERIES_OFFERED,
+    DELIVERIES_WRITTEN,
+    FRAMES_WRITTEN,
+)
 
 
 class DropReason(Enum):
@@ -86,6 +93,24 @@ class EdgeLedger:
         for counts in self.dropped.values():
             rest = minus(rest, counts)
         return rest
+
+
+class Written:
+    """What this process has handed to sockets, all rooms."""
+
+    __slots__ = ("deliveries",)
+
+    def __init__(self) -> None:
+        self.deliveries = 0
+
+    def count(self, data: bytes, publications: int, sessions: int, *, saved: int = 0) -> None:
+        """One frame of some publications went to ``sessions`` sockets, ``saved`` bytes smaller than uncompressed."""
+        self.deliveries += publications * sessions
+        if data:
+            FRAMES_WRITTEN.inc(sessions)
+            BYTES_WRITTEN.inc(len(data) * sessions)
+        if saved:
+            BYTES_SAVED.inc(saved * sessions)
 
 
 def _count(counters: tuple[object, ...], counts: Tally) -> None:

@@ -124,7 +124,7 @@ class Hub:
         self._ring_bytes -= room.counted_bytes
         if room.log is not None:
             self.unswept -= room.log.end - room.step
-            room.step = room.log.end  # the sweep may have it queued still
+            room.set_step(room.log.end)  # the sweep may have it queued still
         if room.hole is not None and room.hole.task is not None:
             room.hole.task.cancel()
         ROOMS.dec()
@@ -304,7 +304,7 @@ class Hub:
         log = room.known_log
         self.unswept -= log.end - room.step
         log.reset(position)
-        room.step = log.end
+        room.set_step(log.end)
         self._account(room)
 
     def resync(self, room: Room, code: CloseCode = RESYNC) -> None:
@@ -325,7 +325,7 @@ class Hub:
         """Those in step have been given everything up to ``step``."""
         if step > room.step:
             self.unswept -= step - room.step
-            room.step = step
+            room.set_step(step)
         self._account(room)
 
     def _account(self, room: Room) -> None:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fanout.core.errors import CloseCode
 from fanout.core.messages import Profile, split_key
 from fanout.core.records import Entry
 from fanout.core.room_log import NONE, SOURCE_MESSAGES, Position, RoomLog, Tally, minus, plus, tally, times
 from fanout.gateway.edge_ledger import DropReason, EdgeLedger
-from fanout.gateway.wires import WIRES, Encoders, Frame, build_frame, encoder
+from fanout.gateway.step import EARLY, NOWHERE, InStep, Sink
+from fanout.gateway.wires import WIRES, Encoders, Frame, build_frame, encoders
 from fanout.runtime.metrics import SUBSCRIPTIONS_BEHIND
 
 if TYPE_CHECKING:
     from fanout.gateway.holes import Hole
 
-NOWHERE: Final = -1  # place of a subscription that is not in step
 _NOT_ATTACHED: Final = 1 << 62  # above every offset: nothing is sent to a stay that nobody has answered for
 _COUNTED_EACH_TIME_MAX: Final = 1_000
 _COUNT_AGE_MS: Final = 2_000
@@ -38,8 +38,12 @@ class Listener(Protocol):
     def user(self) -> str:
         """The user, empty for a guest."""
 
+    @property
+    def sink(self) -> Sink:
+        """The socket; when it cannot take more, ``paused`` becomes True, and the sweep is told (``stalled``)."""
+
     def write(self, frame: bytes) -> None:
-        """Hand a frame to the socket; ``paused`` becomes True when it cannot take more."""
+        """Hand a frame to the socket."""
 
     def end_subscription(self, subscription: Subscription, code: CloseCode, reason: DropReason) -> None:
         """End one subscription from the server's side, or the session where its client could not come back."""
@@ -63,7 +67,8 @@ class Behind:
 
 
 class Subscription:
-    """Session × room: a cursor (``sent``). ``place`` is its index among those in step; ``expires_s`` 0 = never."""
+    """Session × room: a cursor. ``place`` is its index among those in step, whose cursor is the room's; for all others
+    ``sent`` is the cursor. ``expires_s`` 0 = never."""
 
     __slots__ = ("behind", "expires_s", "place", "room", "sent", "server_side", "session")
 
@@ -76,11 +81,30 @@ class Subscription:
         self.server_side = server_side
         self.expires_s = expires_s
 
+    @property
+    def is_in_step(self) -> bool:
+        """True where the sweep brings it forward: neither behind nor ahead."""
+        return self.place != NOWHERE
+
+
+class Walk(NamedTuple):
+    """A sweep under way: ``left`` are the frames that still go out, by wire format, all up to ``stop``.
+
+    ``sweep`` as the room's when it began; ``begun_s`` monotonic seconds.
+    """
+
+    sweep: int
+    stop: int
+    left: list[tuple[int, Frame]]
+    begun_s: float
+
 
 class Room:
     """One room. ``log`` is None until the position is known; ``step`` is the common cursor of those in step.
 
-    ``instance`` tells two stays of a room on this gateway apart. ``swept`` names whether the sweep has it queued.
+    While a frame is handed out ``stop`` is the cursor of those who have it (else it is the step), and ``sweep`` tells
+    whether the room was set to another position meanwhile. ``early`` are those whose cursor lies above the step.
+    ``instance`` tells two stays of a room on this gateway apart. ``queued``: it waits for a sweep.
     """
 
     __slots__ = (
@@ -89,9 +113,11 @@ class Room:
         "_stay_from",
         "_users_counted",
         "ahead",
+        "app",
         "attached",
         "behind",
         "counted_bytes",
+        "early",
         "encoders",
         "hole",
         "in_step",
@@ -103,28 +129,33 @@ class Room:
         "partition",
         "queued",
         "step",
+        "stop",
+        "sweep",
         "touched",
         "turn",
+        "walk",
     )
 
     def __init__(self, key: str, profile: Profile, partition: int, instance: int) -> None:
         self.key = key
-        self.name = split_key(key)[1]
+        self.app, self.name = split_key(key)
         self.partition = partition
         self.instance = instance
         self.log: RoomLog | None = None
-        self.step = 0
+        self.step = self.stop = self.sweep = 0
         self.ledger = EdgeLedger()
-        self.in_step: tuple[list[Subscription], ...] = tuple([] for _ in WIRES)
+        self.in_step: tuple[InStep, ...] = tuple(InStep() for _ in WIRES)
+        self.early: set[Subscription] = set()
         self.behind: set[Subscription] = set()
         self.ahead: dict[Subscription, int] = {}
         self._ahead_from = 0  # none of them is below: an offset that nobody reaches costs nothing per publication
-        self.encoders: Encoders = tuple(encoder(wire, self.name, id_tag=profile.id_tag) for wire in WIRES)
+        self.encoders: Encoders = encoders(self.name, id_tag=profile.id_tag)
         self.attached = False
         self._stay_from = _NOT_ATTACHED  # offset after which publications are sent to this stay
         self._not_taken = NONE  # of the log's cumulative counts: what came before the stay, or beside it
         self.hole: Hole | None = None
         self.queued = False
+        self.walk: Walk | None = None
         self.touched = True
         self.counted_bytes = 0
         self.turn: asyncio.Semaphore | None = None  # of resumes that need the history
@@ -135,7 +166,7 @@ class Room:
     @property
     def listeners(self) -> int:
         """Subscriptions to which every new publication is offered: all but those ahead."""
-        return sum(map(len, self.in_step)) + len(self.behind)
+        return sum(map(len, self.in_step)) + len(self.early) + len(self.behind)
 
     @property
     def subscriptions(self) -> int:
@@ -157,7 +188,8 @@ class Room:
 
     def __iter__(self) -> Iterator[Subscription]:
         for group in self.in_step:
-            yield from list(group)
+            yield from group
+        yield from list(self.early)
         yield from list(self.behind)
         yield from list(self.ahead)
 
@@ -170,7 +202,7 @@ class Room:
     def begin(self, position: Position) -> None:
         """Start the log at a position."""
         self.log = RoomLog(position)
-        self.step = self.log.end
+        self.set_step(self.log.end)
 
     def attach(self, head: int) -> None:
         """Note the answer to the room's Attach: publications after ``head`` are sent to this stay."""
@@ -202,7 +234,7 @@ class Room:
         subscription.sent = sent
         self.ledger.offer(log.counts_between(sent, log.end))
         self.touched = True
-        if sent == log.end:
+        if sent == log.end and not subscription.session.paused:
             self._enter_step(subscription)
             return False
         self._enter_behind(subscription, Behind(log.counts_at(sent), log.offset_at(sent)))
@@ -239,14 +271,15 @@ class Room:
         log = self.log
         if log is None or subscription in self.ahead:
             return NONE
-        at = log.counts_at(subscription.sent) if subscription.behind is None else subscription.behind.counts
+        at = subscription.behind.counts if subscription.behind else log.counts_at(self.cursor(subscription))
         return minus(log.counts_at(log.end), at)
 
     def fall_behind(self, subscription: Subscription) -> None:
         """Its socket is full: leave the step; nothing is copied for it."""
         log = self.known_log
+        sent = subscription.sent = self.cursor(subscription)
         self._leave_step(subscription)
-        self._enter_behind(subscription, Behind(log.counts_at(subscription.sent), log.offset_at(subscription.sent)))
+        self._enter_behind(subscription, Behind(log.counts_at(sent), log.offset_at(sent)))
 
     def catch_up(self, subscription: Subscription) -> bool:
         """Put a behind subscription in step if its cursor has come to the end; return whether it has.
@@ -308,8 +341,7 @@ class Room:
             beside = (one for one in entries if source != SOURCE_MESSAGES or one.offset <= self._stay_from)
             self._not_taken = plus(self._not_taken, tally(beside))
         self._offer(log, start)
-        if not any(self.in_step):
-            self.step = log.end
+        self._skip_step()
         self.touched = True
         return passed
 
@@ -338,7 +370,7 @@ class Room:
         log.prepend(entries, after, now_ms=now_ms)
 
     def frame(self, sent: int, wire: int, *, stop: int | None = None, droppable_since_ms: int = 0) -> Frame:
-        """Return the next frame after a cursor, in a wire format."""
+        """Return the next frame after a cursor, in a wire's format, not compressed."""
         return build_frame(
             self.known_log, sent, wire, self.encoders[wire], stop=stop, droppable_since_ms=droppable_since_ms
         )
@@ -346,24 +378,50 @@ class Room:
     def trim(self, now_ms: int, bytes_max: int | None = None) -> None:
         """Hold the ring to its bounds; what those in step have not been given stays."""
         if self.log is not None:
-            if not any(self.in_step):
-                self.step = self.log.end
+            self._skip_step()
             self.log.trim(now_ms, self.step, bytes_max=bytes_max)
+
+    # --- the step -----------------------------------------------------------------------------------------------------
+
+    def cursor(self, subscription: Subscription) -> int:
+        """Return the sequence of the last publication that a subscription was given."""
+        if subscription.place < 0:
+            return subscription.sent
+        has_frame = subscription.place < self.in_step[subscription.session.wire].given
+        return self.stop if has_frame else self.step
+
+    def set_step(self, step: int) -> None:
+        """Everybody in step stands at ``step`` now; those who wait for it there join them."""
+        self.step = self.stop = step
+        self.sweep += 1
+        for group in self.in_step:
+            group.given = 0
+        for subscription in [one for one in self.early if one.sent <= step]:
+            assert subscription.sent == step, "the step passes nobody by"
+            self.early.discard(subscription)
+            self.in_step[subscription.session.wire].add(subscription)
+
+    def _skip_step(self) -> None:
+        """Where nobody is in step the step goes to the first who waits for it, or to the end."""
+        if self.step < self.known_log.end and not any(self.in_step):
+            self.set_step(min((one.sent for one in self.early), default=self.known_log.end))
 
     # --- places -------------------------------------------------------------------------------------------------------
 
     def _enter_step(self, subscription: Subscription) -> None:
-        group = self.in_step[subscription.session.wire]
-        subscription.place = len(group)
-        group.append(subscription)
+        """Its cursor is at the end of the log: in step where the step is there too, else early."""
+        if subscription.sent == self.step:
+            self.in_step[subscription.session.wire].add(subscription)
+        else:
+            subscription.place = EARLY
+            self.early.add(subscription)
 
     def _leave_step(self, subscription: Subscription) -> None:
-        group = self.in_step[subscription.session.wire]
-        newest = group.pop()
-        if newest is not subscription:  # the newest takes the free place, so that leaving costs the same in any room
-            group[subscription.place] = newest
-            newest.place = subscription.place
-        subscription.place = NOWHERE
+        if subscription.place == EARLY:
+            subscription.place = NOWHERE
+            self.early.discard(subscription)
+        else:
+            self.in_step[subscription.session.wire].remove(subscription)
 
     def _enter_behind(self, subscription: Subscription, behind: Behind) -> None:
         subscription.behind = behind

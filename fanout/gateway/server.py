@@ -60,7 +60,7 @@ class Gateway:
         self.settings = settings
         history = EdgeHistory(store)
         self._announcer = Announcer(log=log, history=history, clock=clock)
-        self._sweeper = Sweeper(history=history, clock=clock)
+        self._sweeper = Sweeper(history=history, clock=clock, weight_of=tokens.apps.weight_of)
         self.hub = Hub(
             history=history,
             clock=clock,
@@ -69,7 +69,8 @@ class Gateway:
             on_behind=self._sweeper.is_behind,
             on_stray=self._announcer.stray,
         )
-        self._announcer.hub = self._sweeper.hub = self.hub
+        self._announcer.hub = self.hub
+        self._sweeper.use(self.hub)
         self.services = Services(
             hub=self.hub,
             sweeper=self._sweeper,
@@ -206,7 +207,7 @@ class Gateway:
             "subscriptions": sum(room.subscriptions for room in rooms),
             "behind": sum(len(room.behind) for room in rooms),
             "ahead": sum(len(room.ahead) for room in rooms),
-            "deliveries": self._sweeper.deliveries,
+            "deliveries": self._sweeper.written.deliveries,
             "unswept": self.hub.unswept,
             "offered": sum(offered),
             "written": sum(written),

@@ -29,7 +29,8 @@ class GatewaySettings:
     """Where a gateway listens and how it treats connections.
 
     ``origins`` are the allowed values of ``Origin`` (``*`` = any); a page of the same host and clients that send none
-    are always let in. ``address`` is told to others with the lease. ``port`` 0 takes any free one.
+    are always let in. ``address`` is told to others with the lease. ``port`` 0 takes any free one. ``deflate``: clients
+    that offer permessage-deflate are given it.
     """
 
     host: str = "127.0.0.1"
@@ -41,6 +42,7 @@ class GatewaySettings:
     address: str = ""
     reuse_port: bool = True
     holder: str = ""
+    deflate: bool = True
 
 
 @dataclass(slots=True)

@@ -42,9 +42,11 @@ from fanout.gateway.commands import HANDLERS
 from fanout.gateway.connect import Closing, connect
 from fanout.gateway.edge_ledger import DropReason
 from fanout.gateway.room import Subscription
+from fanout.gateway.step import Sink
 from fanout.gateway.subscribe import Gone, Violation, subscribe
+from fanout.gateway.subscriptions import Subscriptions
 from fanout.gateway.turns import Early, Turns
-from fanout.gateway.wires import WIRE_CODECS, WIRE_FORMATS, push_frame, reply_frame
+from fanout.gateway.wires import WIRE_CODECS, WIRE_LABELS, push_frame, reply_frame
 from fanout.protocol.centrifuge import Command, Malformed, Push, Reply, Unsubscribe, error_of
 from fanout.runtime.metrics import (
     COMMANDS,
@@ -63,8 +65,8 @@ logger = structlog.get_logger(__name__)
 
 _GUEST: Final = Claims(user="", app="")
 _COMMANDS: Final = {method: COMMANDS.labels(method) for method in ("connect", *HANDLERS)}
-_OPENED: Final = tuple(SESSIONS_OPENED.labels(wire_format.value) for wire_format in WIRE_FORMATS)
-_LIVE: Final = tuple(SESSIONS.labels(wire_format.value) for wire_format in WIRE_FORMATS)
+_OPENED: Final = tuple(SESSIONS_OPENED.labels(*labels) for labels in WIRE_LABELS)
+_LIVE: Final = tuple(SESSIONS.labels(*labels) for labels in WIRE_LABELS)
 
 
 class Line(Protocol):
@@ -80,6 +82,10 @@ class Line(Protocol):
         """The client has shown who it is."""
 
     @property
+    def sink(self) -> Sink:
+        """The socket itself."""
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes handed over that the socket has not taken."""
 
@@ -91,10 +97,9 @@ class Session:
     """One client. ``unanswered`` counts pings without a pong, ``expires_s`` is the earliest end of its tokens."""
 
     __slots__ = (
-        "_allowance",
-        "_allowed_at_s",
         "_errors",
         "_line",
+        "_paid_to_s",
         "_refused",
         "_services",
         "_stuck",
@@ -123,13 +128,12 @@ class Session:
         self.connected = False
         self.closed = False
         self.paused = False
-        self.subscriptions: dict[str, Subscription] = {}
+        self.subscriptions = Subscriptions()
         self.unanswered = 0
         self.bucket = -1  # of the heartbeat
         self.expires_s = 0
         self._stuck: tuple[int, int] | None = None  # waiting bytes and looks at a socket that takes nothing
-        self._allowance = float(COMMANDS_BURST)
-        self._allowed_at_s = services.clock.monotonic_s()
+        self._paid_to_s = 0.0  # the rate of commands is used up to this moment
         self._refused = 0  # commands in a row that came too fast
         self._errors = 0  # commands in a row that were refused for good
         self._task: asyncio.Task[None] | None = None
@@ -171,17 +175,18 @@ class Session:
                 self._admit(command)
 
     def spend(self) -> bool:
-        """Take one command's worth of the rate; False where there is none left."""
+        """Take one command's worth of the rate; False where there is none left.
+
+        The generic cell rate algorithm (ITU-T I.371): a token bucket in one number instead of two.
+        """
         now_s = self._services.clock.monotonic_s()
-        allowance = self._allowance + (now_s - self._allowed_at_s) * COMMANDS_PER_S
-        self._allowed_at_s = now_s
-        self._allowance = min(allowance, float(COMMANDS_BURST))
-        if self._allowance < 1.0:
+        paid_to_s = max(self._paid_to_s, now_s) + 1.0 / COMMANDS_PER_S
+        if paid_to_s - now_s > (COMMANDS_BURST + 0.5) / COMMANDS_PER_S:  # half a command for rounding
             self._refused += 1
             if self._refused > COMMANDS_REFUSED_MAX:
                 self.close(TOO_MANY)
             return False
-        self._allowance -= 1.0
+        self._paid_to_s = paid_to_s
         self._refused = 0
         return True
 
@@ -298,9 +303,15 @@ class Session:
             if self._errors > SESSION_ERRORS_MAX:
                 self.close(TOO_MANY_ERRORS)
 
+    @property
+    def sink(self) -> Sink:
+        """The socket, for sweeps."""
+        return self._line.sink
+
     def paused_writing(self) -> None:
         """The socket is full: the sweep leaves this session behind."""
         self.paused = True
+        self._services.sweeper.stalled(self.subscriptions.values())
 
     def resumed_writing(self) -> None:
         """The socket takes more: what is behind is served from its own cursors."""
@@ -352,7 +363,7 @@ class Session:
         if self.claims.expires_s and self.claims.expires_s < now_s:
             self.close(CONNECTION_EXPIRED)
             return
-        for subscription in list(self.subscriptions.values()):
+        for subscription in self.subscriptions.values():
             if subscription.expires_s and subscription.expires_s < now_s:
                 self.end_subscription(subscription, RESUBSCRIBE_EXPIRED, DropReason.UNSUBSCRIBED)
         ends = [self.claims.expires_s or 0, *(one.expires_s for one in self.subscriptions.values())]
@@ -362,7 +373,7 @@ class Session:
 
     def drop(self, subscription: Subscription, reason: DropReason) -> None:
         """Remove a subscription; the client knows."""
-        if self.subscriptions.pop(subscription.room.name, None) is not None:
+        if self.subscriptions.pop(subscription.room.name) is not None:
             subscription.room.leave(subscription, reason)
             self._services.hub.unsubscribed(subscription.room)
             SUBSCRIPTIONS.dec()
@@ -393,7 +404,7 @@ class Session:
                 self._waiting.clear()
 
     def _unwind(self) -> None:
-        for subscription in list(self.subscriptions.values()):
+        for subscription in self.subscriptions.values():
             self.drop(subscription, DropReason.CLOSED)
         if self.number in self._services.sessions.by_number:
             self._services.sessions.remove(self)

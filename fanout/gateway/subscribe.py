@@ -111,7 +111,7 @@ def enter(session: Session, services: Services, prepared: Prepared, *, server_si
         raise Refused(UNAVAILABLE, "the room was given up meanwhile; try again")
     subscription = Subscription(session, room, server_side=server_side, expires_s=prepared.expires_s)
     resumed = _place(services, subscription, request, prepared.page)
-    session.subscriptions[room.name] = subscription
+    session.subscriptions.add(subscription)
     session.note_expiry(subscription.expires_s)
     services.hub.subscribed(room)
     SUBSCRIPTIONS.inc()

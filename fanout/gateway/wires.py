@@ -1,4 +1,7 @@
-"""The wire formats in use, by small numbers, and the frames that sessions in step share.
+"""The wires in use, by small numbers, and the frames that sessions in step share.
+
+A wire is what a session's bytes look like: a wire format, with permessage-deflate or without. Both wires of a format
+share encoded pushes and joined frames; a large joined frame is compressed once more for all who negotiated that.
 
 A frame here is a complete WebSocket frame, header included: handing it to a socket is all that is left to do.
 """
@@ -14,11 +17,20 @@ from fanout.core.room_log import NONE, Encode, Publication, RoomLog, Tally, minu
 from fanout.protocol import websocket
 from fanout.protocol.centrifuge import Push, Reply, WireFormat
 from fanout.protocol.codecs import CODECS, Codec
+from fanout.runtime.metrics import FRAMES_DEFLATED
 
 WIRE_FORMATS: Final = (WireFormat.JSON, WireFormat.PROTOBUF)
-WIRES: Final = range(len(WIRE_FORMATS))  # index of a wire format, in rooms, publications and sessions
-WIRE_CODECS: Final[tuple[Codec, ...]] = tuple(CODECS[wire_format] for wire_format in WIRE_FORMATS)
+_DEFLATE: Final = len(WIRE_FORMATS)  # added to the index of a format: the wire with permessage-deflate
+WIRES: Final = range(2 * _DEFLATE)  # index of a wire, in rooms and sessions
+FORMAT_OF: Final = tuple(wire % _DEFLATE for wire in WIRES)  # index of a wire's format, in publications
+IS_DEFLATED: Final = tuple(wire >= _DEFLATE for wire in WIRES)
+WIRE_LABELS: Final = tuple(  # of metrics
+    (WIRE_FORMATS[FORMAT_OF[wire]].value, "deflate" if IS_DEFLATED[wire] else "none") for wire in WIRES
+)
+WIRE_CODECS: Final[tuple[Codec, ...]] = tuple(CODECS[WIRE_FORMATS[FORMAT_OF[wire]]] for wire in WIRES)
 PING_FRAMES: Final = tuple(websocket.frame(codec.opcode, codec.ping) for codec in WIRE_CODECS)
+
+Encoders = tuple[Callable[[Entry], bytes], ...]
 
 _ROOM_FOR_HEADER: Final = 16  # separators and the frame header count against FRAME_BYTES_MAX, too
 
@@ -27,7 +39,7 @@ class Frame(NamedTuple):
     """What sessions at one cursor are given: the bytes (empty: nothing to show), the cursor after them, and counts.
 
     ``written`` are the publications in it, ``skipped`` those too old for a session that was behind, ``binary`` those
-    that this wire format cannot show.
+    that this wire format cannot show. ``saved``: bytes that compression took off.
     """
 
     data: bytes
@@ -36,11 +48,22 @@ class Frame(NamedTuple):
     skipped: Tally
     binary: Tally
     publications: Sequence[Publication]
+    saved: int = 0
 
 
-def encoder(wire: int, room: str, *, id_tag: bool) -> Encode:
-    """Return the function that turns an entry of a room into a push; ``b""`` where the format cannot show it."""
-    codec = WIRE_CODECS[wire]
+def wire_of(wire_format: WireFormat, *, is_deflated: bool) -> int:
+    """Return the wire of a session that speaks a format."""
+    return WIRE_FORMATS.index(wire_format) + (_DEFLATE if is_deflated else 0)
+
+
+def encoders(room: str, *, id_tag: bool) -> Encoders:
+    """Return for each wire the function that turns an entry of a room into a push, shared by the wires of a format."""
+    of_format = [_encoder(CODECS[wire_format], room, id_tag) for wire_format in WIRE_FORMATS]
+    return tuple(of_format[FORMAT_OF[wire]] for wire in WIRES)
+
+
+def _encoder(codec: Codec, room: str, id_tag: bool) -> Encode:
+    """Return a function that gives ``b""`` where the format cannot show an entry."""
     prefix = codec.push_prefix(room)
 
     def encode(entry: Entry) -> bytes:
@@ -54,16 +77,20 @@ def encoder(wire: int, room: str, *, id_tag: bool) -> Encode:
 def build_frame(
     log: RoomLog, sent: int, wire: int, encode: Encode, *, stop: int | None = None, droppable_since_ms: int = 0
 ) -> Frame:
-    """Return the next frame after a cursor: at most 256 publications or 64 KB, or one that is larger."""
+    """Return the next frame after a cursor: at most 256 publications or 64 KB, or one that is larger.
+
+    It is not compressed, which is allowed on every wire: that is worth its time for ``shared_frames`` only.
+    """
+    wire_format = FORMAT_OF[wire]
     read = log.read(
         sent,
         entries_max=FRAME_MESSAGES_MAX,
         bytes_max=FRAME_BYTES_MAX - _ROOM_FOR_HEADER,
-        size=lambda publication: len(publication.push(wire, encode)) + 1,
+        size=lambda publication: len(publication.push(wire_format, encode)) + 1,
         droppable_since_ms=droppable_since_ms,
         stop=stop,
     )
-    pushes = [publication.push(wire, encode) for publication in read.publications]
+    pushes = [publication.push(wire_format, encode) for publication in read.publications]
     binary = NONE
     if not all(pushes):
         shown = tally(publication.entry for publication, push in zip(read.publications, pushes, strict=True) if push)
@@ -71,6 +98,32 @@ def build_frame(
         pushes = [push for push in pushes if push]
     data = joined(wire, pushes)
     return Frame(data, read.sent, minus(read.given, binary), read.skipped, binary, read.publications)
+
+
+def shared_frames(log: RoomLog, sent: int, wires: Sequence[int], encode: Encoders) -> dict[int, Frame]:
+    """Return the next frame after a cursor for each of the wires, all up to the same cursor.
+
+    A format is encoded and joined once, and compressed at most once, however many sessions are going to be given it.
+    """
+    formats = {FORMAT_OF[wire] for wire in wires}
+    stop: int | None = None
+    plain: dict[int, Frame] = {}
+    for wire_format in formats:
+        plain[wire_format] = build_frame(log, sent, wire_format, encode[wire_format], stop=stop)
+        stop = plain[wire_format].sent
+    for wire_format in formats:
+        if stop is not None and plain[wire_format].sent > stop:
+            plain[wire_format] = build_frame(log, sent, wire_format, encode[wire_format], stop=stop)
+    return {wire: _deflated(plain[FORMAT_OF[wire]]) if IS_DEFLATED[wire] else plain[FORMAT_OF[wire]] for wire in wires}
+
+
+def _deflated(frame: Frame) -> Frame:
+    """Return a frame compressed, or the same one where it is small or does not shrink."""
+    data = websocket.deflated(frame.data) if frame.data else frame.data
+    if data is frame.data:
+        return frame
+    FRAMES_DEFLATED.inc()
+    return frame._replace(data=data, saved=len(frame.data) - len(data))
 
 
 def joined(wire: int, pushes: Sequence[bytes]) -> bytes:
@@ -90,6 +143,3 @@ def reply_frame(wire: int, reply: Reply) -> bytes:
 def push_frame(wire: int, push: Push) -> bytes:
     """Return one push as a WebSocket frame."""
     return reply_frame(wire, Reply(push=push))
-
-
-Encoders = tuple[Callable[[Entry], bytes], ...]

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -80,12 +80,16 @@ class TokenKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One customer of the engine. ``guests``: connections without a token are admitted, without a user."""
+    """One customer of the engine. ``guests``: connections without a token are admitted, without a user.
+
+    ``weight`` is its share of a gateway's writes beside other apps that have something to write (1 to 100).
+    """
 
     id: str
     api_keys: list[str] = []
     token_keys: list[TokenKey] = []
     guests: bool = False
+    weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
 
 
 class AppsFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -142,6 +146,11 @@ class Apps:
     def ids(self) -> list[str]:
         """Ids of all apps, in their order."""
         return list(self._by_id)
+
+    def weight_of(self, id: str) -> int:
+        """Return an app's share of writes; 1 for one that is not configured here (any more)."""
+        app = self._by_id.get(id)
+        return 1 if app is None else app.weight
 
     @property
     def guest_app(self) -> App | None:

@@ -49,13 +49,13 @@ FENCED: Final = Counter("fanout_fenced_total", "Words of an older generation tha
 REBUILDS: Final = Counter("fanout_rebuilds_total", "Log clients replaced because they went silent or failed", ["what"])
 
 # Gateway
-SESSIONS: Final = Gauge("fanout_sessions", "Live sessions", ["wire_format"], multiprocess_mode="livesum")
+SESSIONS: Final = Gauge("fanout_sessions", "Live sessions", ["wire_format", "compression"], multiprocess_mode="livesum")
 SUBSCRIPTIONS: Final = Gauge("fanout_subscriptions", "Live subscriptions", multiprocess_mode="livesum")
 SUBSCRIPTIONS_BEHIND: Final = Gauge(
     "fanout_subscriptions_behind", "Subscriptions whose session cannot take more now", multiprocess_mode="livesum"
 )
 ROOMS: Final = Gauge("fanout_rooms", "Rooms with a local subscription", multiprocess_mode="livesum")
-SESSIONS_OPENED: Final = Counter("fanout_sessions_opened_total", "Sessions connected", ["wire_format"])
+SESSIONS_OPENED: Final = Counter("fanout_sessions_opened_total", "Sessions connected", ["wire_format", "compression"])
 SESSIONS_CLOSED: Final = Counter("fanout_sessions_closed_total", "Connections ended", ["code"])
 HANDSHAKES_REFUSED: Final = Counter("fanout_handshakes_refused_total", "Upgrades refused", ["status"])
 DESCRIPTORS_SHORT: Final = Counter(
@@ -65,9 +65,14 @@ COMMANDS: Final = Counter("fanout_commands_total", "Client commands", ["method"]
 COMMANDS_REFUSED: Final = Counter("fanout_commands_refused_total", "Client commands answered with an error", ["reason"])
 FRAMES_WRITTEN: Final = Counter("fanout_frames_written_total", "Frames handed to sockets")
 BYTES_WRITTEN: Final = Counter("fanout_bytes_written_total", "Bytes of frames handed to sockets")
+FRAMES_DEFLATED: Final = Counter(
+    "fanout_frames_deflated_total", "Frames compressed, each once for all sessions that share it"
+)
+BYTES_SAVED: Final = Counter("fanout_bytes_saved_total", "Bytes that compressed frames kept off sockets")
 DELIVERIES_OFFERED: Final = Counter("fanout_deliveries_offered_total", "Publications × subscriptions", ["priority"])
 DELIVERIES_WRITTEN: Final = Counter("fanout_deliveries_written_total", "Deliveries handed to sockets", ["priority"])
 DELIVERIES_DROPPED: Final = Counter("fanout_deliveries_dropped_total", "Deliveries not made", ["reason", "priority"])
+SWEEPS_PACED: Final = Counter("fanout_sweeps_paced_total", "Pauses for TCP memory that ran short")
 SWEEP_SECONDS: Final = Histogram("fanout_sweep_seconds", "One sweep over a room", buckets=_SWEEP)
 PUBLISH_TO_WRITE: Final = Histogram(
     "fanout_publish_to_write_seconds", "Admission → handed to the sockets of a gateway", buckets=_LATENCY

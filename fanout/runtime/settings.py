@@ -31,6 +31,7 @@ class ServeSettings:
     prefix: str = "fanout"
     address: str = ""
     origins: tuple[str, ...] = field(default=())
+    deflate: bool = True
 
     @property
     def on_twins(self) -> bool:

@@ -39,7 +39,7 @@ _SIGNED: Final[Options] = {
 _UNREAD: Final[Options] = {"verify_signature": False}
 
 
-class Claims(msgspec.Struct, frozen=True):
+class Claims(msgspec.Struct, frozen=True, gc=False):
     """Who a connection is. ``user`` is empty for a guest; ``rooms`` are patterns (empty: all rooms of the app).
 
     A pattern is a room name, or a beginning of names followed by ``*``. ``expires_s`` is Unix seconds, None for guests.
@@ -51,8 +51,8 @@ class Claims(msgspec.Struct, frozen=True):
     expires_s: int | None = None
     device: str = ""
     info: bytes | None = None
-    rooms: list[str] = []
-    subs: list[str] = []
+    rooms: tuple[str, ...] = ()
+    subs: tuple[str, ...] = ()
 
     def allows(self, room: str) -> bool:
         """True where the token's patterns let its user into the room; membership is judged elsewhere."""
@@ -65,8 +65,10 @@ class Tokens:
     """Verifies tokens against the apps of this process."""
 
     def __init__(self, apps: Apps, clock: Clock) -> None:
-        self._apps = apps
+        self.apps = apps
         self._clock = clock
+        app = apps.guest_app
+        self._guest = None if app is None else Claims(user="", app=app.id)  # one for all: there may be a million
 
     def connect(self, token: str) -> Claims:
         """Return who the token says its bearer is; raises Refused ``unauthorized`` or ``token_expired``.
@@ -74,10 +76,9 @@ class Tokens:
         An empty token is a guest's where the app admits guests.
         """
         if not token:
-            app = self._apps.guest_app
-            if app is None:
+            if self._guest is None:
                 raise Refused(UNAUTHORIZED, "a token is needed to connect")
-            return Claims(user="", app=app.id)
+            return self._guest
         app, claims = self._verify(token)
         user = _user(claims)
         info = claims.get("info")
@@ -134,7 +135,7 @@ class Tokens:
         kid, app_id = header.get("kid", ""), claims.get("app", "")
         if not isinstance(kid, str) or not isinstance(app_id, str) or not (kid or app_id):
             raise Refused(UNAUTHORIZED, "the token names neither its app (claim 'app') nor its key (header 'kid')")
-        found = self._apps.token_key(kid, app_id)
+        found = self.apps.token_key(kid, app_id)
         if found is None:
             raise Refused(UNAUTHORIZED, "no key is configured for the token's 'kid' and 'app'")
         if header.get("alg") != found[1].algorithm:
@@ -201,7 +202,7 @@ def _info(info: object) -> bytes:
     return encoded
 
 
-def _rooms(claims: Mapping[str, Any], name: str, entries_max: int, *, patterns: bool) -> list[str]:
+def _rooms(claims: Mapping[str, Any], name: str, entries_max: int, *, patterns: bool) -> tuple[str, ...]:
     """Return a list of rooms (or patterns) of a claim; anything else in its place refuses the token."""
     rooms = claims.get(name, [])
     if not isinstance(rooms, list) or len(rooms) > entries_max:
@@ -212,7 +213,7 @@ def _rooms(claims: Mapping[str, Any], name: str, entries_max: int, *, patterns: 
                 check_room(room[:-1] if patterns and isinstance(room, str) and room.endswith("*") else room)
         except Refused as refused:
             raise Refused(UNAUTHORIZED, f"{name}: {refused.detail}") from refused
-    return rooms
+    return tuple(rooms)
 
 
 def _seconds(claims: Mapping[str, Any], name: str) -> float:

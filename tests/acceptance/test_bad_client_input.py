@@ -17,12 +17,14 @@ from typing import Any, Final
 import pytest
 import websockets
 
+from fanout.protocol.deflate import deflate
 from tests.support.engine_process import EngineProcess
 from tests.support.misbehaviour import CONNECT, check_reply, close_code_of, closes_counted, connect
 from tests.support.neighbour import Neighbour, counts, eventually, neighbour, session
 from tests.support.raw_socket import KEY, RawSocket, frame, handshake, raw_socket, text
 
 ROOM: Final = "@room@"  # stands for the neighbour's room
+BOMB: Final = deflate(b" " * 50_000_000)
 DEEP: Final = "[" * 10_000 + "]" * 10_000
 
 # first message of a connection; all close with 3501
@@ -166,6 +168,19 @@ FRAMES: Final[dict[str, tuple[bytes, int]]] = {
     "close code 2999": (frame(8, struct.pack(">H", 2999)), 1002),
     "close code 5000": (frame(8, struct.pack(">H", 5000)), 1002),
     "a close reason that is not UTF-8": (frame(8, b"\x03\xe8\xff"), 1007),
+}
+# frames where permessage-deflate was agreed on → close code
+COMPRESSED: Final[dict[str, tuple[bytes, int]]] = {
+    "a deflate bomb": (frame(1, BOMB, rsv=4), 1009),
+    "64 KB and a byte": (frame(1, deflate(b" " * 65_537), rsv=4), 1009),
+    "a bomb in fragments": (frame(1, BOMB[:9_000], fin=False, rsv=4) + frame(9) + frame(0, BOMB[9_000:]), 1009),
+    "a bomb of streams": (frame(1, b"\x01\x00\x00\xff\xff" * 12_000, rsv=4), 1007),
+    "no deflate data": (frame(1, b"\xff" * 100, rsv=4), 1007),
+    "not UTF-8": (frame(1, deflate(b"\xff"), rsv=4), 1007),
+    "RSV1 on a ping": (frame(9, b"", rsv=4), 1002),
+    "RSV1 on a close": (frame(8, b"", rsv=4), 1002),
+    "RSV1 on a continuation": (frame(1, b"", fin=False, rsv=4) + frame(0, b"", rsv=4), 1002),
+    "RSV1 and RSV2": (frame(1, deflate(b"{}"), rsv=6), 1002),
 }
 # bytes of a Protobuf session's first message; all close with 3501
 PROTOBUF: Final[dict[str, bytes]] = {
@@ -389,6 +404,23 @@ async def test_a_frame_that_breaks_rfc_6455_closes_with_its_code(engine: EngineP
         before = await closes_counted(beside, code)
         async with raw_socket(engine.port) as raw:
             await connected(raw)
+            await raw.send(content)
+            assert await raw.close_code() == code
+            assert await raw.reader.read() == b"", "nothing after the close frame"
+        assert await closes_counted(beside, code) == before + 1
+
+
+@pytest.mark.parametrize("case", COMPRESSED)
+async def test_a_frame_that_breaks_rfc_7692_closes_with_its_code(engine: EngineProcess, case: str) -> None:
+    content, code = COMPRESSED[case]
+    async with neighbour(engine.http_url, engine.ws_url) as beside:
+        before = await closes_counted(beside, code)
+        async with raw_socket(engine.port) as raw:
+            await raw.send(handshake(more=("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",)))
+            status, headers = await raw.head()
+            assert (status, headers["sec-websocket-extensions"].partition(";")[0]) == (101, "permessage-deflate")
+            await raw.send(frame(1, deflate(CONNECT.encode()), rsv=4))
+            assert '"connect"' in await raw.text()
             await raw.send(content)
             assert await raw.close_code() == code
             assert await raw.reader.read() == b"", "nothing after the close frame"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
 
 from fanout.runtime.launch import EngineProcess
 
@@ -137,6 +138,21 @@ def test_an_unknown_path_has_the_error_shape(insecure: EngineProcess) -> None:
     raised.value.close()
     assert raised.value.code == 404
     assert set(body) >= {"code", "reason", "detail"}
+
+
+def extensions(url: str) -> list[str]:
+    """Return what a WebSocket client is given that offers compression."""
+    with connect(f"{url.replace('http', 'ws', 1)}/connection/websocket", proxy=None) as socket:
+        return [extension.name for extension in socket.protocol.extensions]
+
+
+def test_compression_is_given_unless_the_operator_says_no(insecure: EngineProcess) -> None:
+    assert extensions(insecure.url) == ["permessage-deflate"]
+    engine = EngineProcess(["--insecure", "--port", "0"], environment={"FANOUT_DEFLATE": "false"}).start()
+    try:
+        assert extensions(engine.url) == []
+    finally:
+        engine.stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

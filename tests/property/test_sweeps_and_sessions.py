@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fanout.core.messages import Kind
 from fanout.core.records import Entry
+from fanout.gateway.wires import WIRES
 from tests.support.edge import EdgeWorld, Listener
 from tests.support.virtual_time import LoopClock, run
 
@@ -71,7 +72,7 @@ class Scene:
 
     async def join(self, index: int) -> None:
         if self.people[index] is None:
-            listener = self.people[index] = Listener(self.world, wire=index % 2)
+            listener = self.people[index] = Listener(self.world, wire=index % len(WIRES))
             self.since[index] = listener.join().offset
 
     async def come_back(self, index: int) -> None:
@@ -81,7 +82,7 @@ class Scene:
             return
         position = max([self.since[index], *listener.offsets])
         await self.leave(index)
-        successor = Listener(self.world, wire=index % 2)
+        successor = Listener(self.world, wire=index % len(WIRES))
         resumed = await successor.resume(position)
         assert resumed is not None and resumed.recovered, "the history reaches back to everybody here"
         self.people[index] = successor

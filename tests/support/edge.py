@@ -21,7 +21,7 @@ from fanout.gateway.hub import Hub
 from fanout.gateway.recovery import Recovery, Resumed
 from fanout.gateway.room import Room, Subscription
 from fanout.gateway.sweep import Sweeper
-from fanout.gateway.wires import WIRE_CODECS
+from fanout.gateway.wires import IS_DEFLATED, WIRE_CODECS
 from fanout.ports import Clock, HistoryBatch, HistoryEntry
 from fanout.protocol import websocket
 from fanout.protocol.centrifuge import Publication
@@ -48,8 +48,13 @@ class Listener:
         self.ended: CloseCode | None = None
         self.replayed: list[Entry] = []
         self.subscription: Subscription | None = None
-        self._parser = websocket.FrameParser(masked=False, message_bytes_max=1 << 24)
+        parser = websocket.InflatingParser if IS_DEFLATED[wire] else websocket.FrameParser
+        self._parser = parser(masked=False, message_bytes_max=1 << 24)
         self._server_side = server_side
+
+    @property
+    def sink(self) -> Listener:
+        return self
 
     def write(self, frame: bytes) -> None:
         assert self.ended is None, "nothing is written to those who left"
@@ -62,7 +67,7 @@ class Listener:
                 self.received.append(reply.push.pub)
         if self.budget is not None:
             self.budget -= len(frame)
-            self.paused = self.budget <= 0
+            self._pause(self.budget <= 0)
 
     def end_subscription(self, subscription: Subscription, code: CloseCode, reason: DropReason) -> None:
         self.ended = code
@@ -101,7 +106,12 @@ class Listener:
     def stall(self, budget: int = 0) -> None:
         """Let ``budget`` bytes through, then no more."""
         self.budget = budget
-        self.paused = budget <= 0
+        self._pause(budget <= 0)
+
+    def _pause(self, paused: bool) -> None:
+        self.paused = paused
+        if paused and self.subscription is not None:
+            self.world.sweeper.stalled([self.subscription])
 
     def flow(self, budget: int | None = None) -> None:
         """Let everything (or ``budget`` bytes) through again."""
@@ -136,7 +146,7 @@ class EdgeWorld:
             on_stray=self.strays.append,
             rings_bytes_max=rings_bytes_max,
         )
-        self.sweeper.hub = self.hub
+        self.sweeper.use(self.hub)
         self.room: Room = self.hub.open(KEY, Profiles().of(ROOM))
         self.epoch = EPOCH
         self.offset = 10  # of the newest record

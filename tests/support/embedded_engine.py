@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -38,6 +38,13 @@ class EmbeddedEngine:
         """Publish over HTTP; fails unless it was accepted."""
         answer = await self._http.post("/v1/publish", json={"room": room, "data": data})
         assert answer.status_code in (200, 201), answer.text
+
+    async def publish_all(self, room: str, payloads: Iterable[object]) -> None:
+        """Publish up to 1,000 messages in one call; fails unless all were accepted."""
+        messages = [{"room": room, "data": data} for data in payloads]
+        answer = await self._http.post("/v1/publish/batch", json={"messages": messages})
+        assert answer.status_code in (200, 201), answer.text
+        assert all("offset" in result for result in answer.json()["results"]), answer.text
 
     def lose_epoch_of(self, room: str) -> None:
         """Let the store lose the epoch of the room's partition, as a Redis does that comes back from an old snapshot.

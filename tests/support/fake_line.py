@@ -83,7 +83,9 @@ class FakeLine:
             self.head += data
             if self.head.startswith(b"HTTP/1.1 101"):
                 assert self.head.endswith(b"\r\n\r\n")
-                self._parser = websocket.FrameParser(masked=False, message_bytes_max=1 << 24)
+                has_deflate = b"\r\nSec-WebSocket-Extensions: permessage-deflate" in self.head
+                parser = websocket.InflatingParser if has_deflate else websocket.FrameParser
+                self._parser = parser(masked=False, message_bytes_max=1 << 24)
             return
         for event in self._parser.feed(data):
             self._take(event)

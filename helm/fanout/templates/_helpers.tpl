@@ -160,6 +160,8 @@ containers:
           fieldRef: {fieldPath: status.podIP}
       - name: FANOUT_ADDRESS
         value: $(POD_IP):8000
+      - name: FANOUT_DEFLATE
+        value: {{ $r.deflate | quote }}
       {{- with $r.origins }}
       - name: FANOUT_ORIGINS
         value: {{ join "," . | quote }}

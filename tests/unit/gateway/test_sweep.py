@@ -37,7 +37,7 @@ def test_the_same_bytes_are_written_to_everybody_in_step() -> None:
         await world.settle()
         assert len({id(listener.frames[0]) for listener in listeners}) == 1
         assert [len(listener.frames) for listener in listeners] == [1] * 50
-        assert world.sweeper.deliveries == 250
+        assert world.sweeper.written.deliveries == 250
 
     play(scene)
 

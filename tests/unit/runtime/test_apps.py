@@ -76,6 +76,19 @@ def test_no_key_is_nobody_where_the_api_is_not_open() -> None:
     assert apps.of_api_key(API_KEY + "x") is None
 
 
+def test_an_app_weighs_one_unless_it_is_told_otherwise() -> None:
+    apps = Apps([App("one"), App("three", weight=3)])
+    assert [apps.weight_of(id) for id in ("one", "three", "gone")] == [1, 3, 1]
+
+
+@pytest.mark.parametrize("weight", [0, 101, -1])
+def test_a_weight_nobody_can_have_is_a_config_error(tmp_path: Path, weight: int) -> None:
+    file = tmp_path / "apps.toml"
+    file.write_text(f'[[apps]]\nid = "one"\nweight = {weight}\n')
+    with pytest.raises(ConfigError, match="weight"):
+        read_apps(file)
+
+
 def test_guests_have_no_app_where_there_are_several() -> None:
     assert Apps([App("one", guests=True), App("two", guests=True)]).guest_app is None
     assert Apps([App("one", guests=True)]).guest_app is not None

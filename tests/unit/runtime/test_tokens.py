@@ -99,8 +99,8 @@ def test_a_token_says_who_its_bearer_is() -> None:
         expires_s=NOW_S + 60,
         device="phone",
         info=b'{"name":"Ann"}',
-        rooms=["live:*", "group:a"],
-        subs=["group:a"],
+        rooms=("live:*", "group:a"),
+        subs=("group:a",),
     )
 
 
@@ -216,7 +216,7 @@ def test_insecure_takes_tokens_of_the_well_known_secret() -> None:
 
 
 def test_patterns_are_names_or_beginnings_of_names() -> None:
-    claims = Claims("ann", "shop", rooms=["live:*", "group:a"])
+    claims = Claims("ann", "shop", rooms=("live:*", "group:a"))
     assert claims.allows("live:x")
     assert claims.allows("group:a")
     assert not claims.allows("group:ab")
