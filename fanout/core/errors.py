@@ -37,6 +37,7 @@ class Problem:
 
 INTERNAL: Final = Problem("internal", 100, 500, True, "the engine failed; the request may be repeated")
 UNAVAILABLE: Final = Problem("unavailable", 100, 503, True, "the log or the store does not answer; try again later")
+OVERLOADED: Final = Problem("overloaded", 100, 503, True, "more come at once than this process takes; come back later")
 DRAINING: Final = Problem("draining", 100, 503, True, "this process is going away; another one serves", close=3001)
 UNAUTHORIZED: Final = Problem("unauthorized", 101, 401, False, "no key or token, or one that is not valid", close=3500)
 UNKNOWN_ROOM: Final = Problem("unknown_room", 102, 404, False, "no such room")
@@ -59,6 +60,7 @@ IDEMPOTENCY_CONFLICT: Final = Problem("idempotency_conflict", 409, 409, False, "
 PROBLEMS: Final[tuple[Problem, ...]] = (
     INTERNAL,
     UNAVAILABLE,
+    OVERLOADED,
     DRAINING,
     UNAUTHORIZED,
     UNKNOWN_ROOM,

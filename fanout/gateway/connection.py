@@ -12,23 +12,28 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 from urllib.parse import urlsplit
 
-from fanout.core.errors import PERMISSION_DENIED, STALE, UNAVAILABLE, CloseCode
-from fanout.core.limits import HALF_OPEN_MAX, HALF_OPEN_PER_ADDRESS_MAX, WRITE_HIGH_WATER_BYTES
+from fanout.core.errors import OVERLOADED, PERMISSION_DENIED, STALE, CloseCode, Problem
+from fanout.core.limits import (
+    HALF_OPEN_MAX,
+    HALF_OPEN_PER_ADDRESS_MAX,
+    HANDSHAKE_BYTES_MAX,
+    WRITE_HIGH_WATER_BYTES,
+)
+from fanout.gateway.admission import Admission
 from fanout.gateway.heartbeat import Deadlines, Heartbeat
 from fanout.gateway.session import Session
 from fanout.gateway.step import Sink
 from fanout.gateway.wires import wire_of
 from fanout.protocol import deflate, websocket
 from fanout.protocol.negotiation import negotiate
-from fanout.runtime.descriptors import are_short
-from fanout.runtime.metrics import DESCRIPTORS_SHORT, HANDSHAKES_REFUSED, SESSIONS_CLOSED
+from fanout.runtime.descriptors import Descriptors
+from fanout.runtime.metrics import CONNECTS_REFUSED, DESCRIPTORS_SHORT, HANDSHAKES_REFUSED, SESSIONS_CLOSED
 
 if TYPE_CHECKING:
     from fanout.gateway.services import Services
 
 CLOSE_S: Final = 5.0  # for the client's close frame, after ours
 _LOOPBACK: Final = ("127.", "::1")
-_RETRY_AFTER_S: Final = 2.0
 
 
 class HttpDoor(Protocol):
@@ -47,20 +52,25 @@ class Doorkeeper:
         connects: Deadlines,
         closings: Deadlines,
         *,
-        are_descriptors_short: Callable[[], bool] = are_short,
+        admission: Admission,
+        are_descriptors_short: Callable[[], bool] | None = None,
     ) -> None:
         self.handshakes, self.connects, self.closings = handshakes, connects, closings
-        self._are_descriptors_short = are_descriptors_short
+        self.admission = admission
+        self._are_descriptors_short = are_descriptors_short or Descriptors().are_short
         self._addresses: dict[str, int] = {}
 
     def admits(self, address: str) -> bool:
         """Return whether another one may come in from an address, and count it if so."""
         half_open = self._addresses.get(address, 0)
         if len(self.handshakes) + len(self.connects) >= HALF_OPEN_MAX:
+            CONNECTS_REFUSED.labels("half_open").inc()
             return False
         if half_open >= HALF_OPEN_PER_ADDRESS_MAX and not address.startswith(_LOOPBACK):
+            CONNECTS_REFUSED.labels("half_open_of_address").inc()
             return False
         if self._are_descriptors_short():  # refused by us it is told so; refused by the kernel nobody would know
+            CONNECTS_REFUSED.labels("descriptors").inc()
             DESCRIPTORS_SHORT.inc()
             return False
         self._addresses[address] = half_open + 1
@@ -86,6 +96,7 @@ class Connection(asyncio.Protocol):
         "_heartbeat",
         "_keeper",
         "_parser",
+        "_request",
         "_services",
         "_session",
         "_transport",
@@ -98,6 +109,7 @@ class Connection(asyncio.Protocol):
         self._door = door
         self._address: str | None = None  # while half-open and counted
         self._handshake: websocket.ServerHandshake | None = websocket.ServerHandshake()
+        self._request: bytes | websocket.Upgrade | None = None  # while it stands in line
         self._parser: websocket.FrameParser | None = None
         self._session: Session | None = None
         self._closing: websocket.CloseHandshake | None = None
@@ -115,22 +127,20 @@ class Connection(asyncio.Protocol):
             self._address = address
             self._keeper.handshakes.add(self, self._services.clock.monotonic_s())
         else:
-            self._turn_away(503, websocket.refuse_response(503, UNAVAILABLE, retry_after_s=_RETRY_AFTER_S))
+            self.refused(OVERLOADED, self._keeper.admission.retry_after_s())
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come, cut anywhere."""
         if self._parser is not None:
             self._frames(data)
+        elif self._request is not None:
+            self._keep(data)
         elif self._handshake is not None:
-            outcome = self._handshake.feed(data)
-            if isinstance(outcome, websocket.Upgrade):
-                self._upgrade(outcome)
-            elif isinstance(outcome, websocket.PlainHttp):
-                self._leave_door()
-                self._handshake = None
-                self._door.enter(self._transport, outcome.data)
-            elif outcome is not None:
-                self._turn_away(outcome.status, outcome.response)
+            asks = websocket.asks_for_websocket(data)
+            if asks and not self._keeper.admission.take():
+                self._stand_in_line(data)
+            else:
+                self._read_request(self._handshake, data, is_admitted=asks)
 
     def pause_writing(self) -> None:
         """The socket is full."""
@@ -146,11 +156,51 @@ class Connection(asyncio.Protocol):
         """The connection is gone."""
         self._leave_door()
         self._keeper.closings.discard(self)
+        self._keeper.admission.leave(self)
         session = self._session
         if session is not None:
             self._end(session, "lost")
 
     # --- handshake ----------------------------------------------------------------------------------------------------
+
+    def _read_request(self, handshake: websocket.ServerHandshake, data: bytes, *, is_admitted: bool) -> None:
+        outcome = handshake.feed(data)
+        if isinstance(outcome, websocket.Upgrade):
+            if is_admitted or self._keeper.admission.take():
+                self._upgrade(outcome)
+            else:
+                self._stand_in_line(outcome)
+        elif isinstance(outcome, websocket.PlainHttp):
+            self._leave_door()
+            self._handshake = None
+            self._door.enter(self._transport, outcome.data)
+        elif outcome is not None:
+            self._turn_away(outcome.status, outcome.response)
+
+    def _stand_in_line(self, request: bytes | websocket.Upgrade) -> None:
+        self._keeper.handshakes.discard(self)  # from here on it is we who let it wait
+        self._request = request
+        self._keeper.admission.wait(self)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what a client says while it stands in line, though it should wait for the answer (RFC 6455 §4.1)."""
+        if isinstance(self._request, bytes) and len(self._request) + len(data) <= HANDSHAKE_BYTES_MAX:
+            self._request += data
+        else:
+            self._keeper.admission.leave(self)
+            self._turn_away(400, websocket.refuse_response(400, detail="wait for the answer to the upgrade"))
+
+    def admitted(self) -> None:
+        """Its turn has come."""
+        request, self._request = self._request, None
+        if isinstance(request, websocket.Upgrade):
+            self._upgrade(request)
+        elif request is not None and self._handshake is not None:
+            self._read_request(self._handshake, request, is_admitted=True)
+
+    def refused(self, problem: Problem, retry_after_s: float) -> None:
+        """Come back later: there is no room, or this process goes away."""
+        self._turn_away(503, websocket.refuse_response(503, problem, retry_after_s=retry_after_s))
 
     def _upgrade(self, upgrade: websocket.Upgrade) -> None:
         if not self._is_allowed(upgrade):
@@ -189,7 +239,7 @@ class Connection(asyncio.Protocol):
 
     def _turn_away(self, status: int, response: bytes) -> None:
         HANDSHAKES_REFUSED.labels(str(status)).inc()
-        self._handshake = None
+        self._handshake = self._request = None
         self._leave_door()
         self._transport.write(response)
         self._transport.close()

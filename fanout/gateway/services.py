@@ -8,8 +8,9 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from fanout.core.errors import DRAINING, Refused
-from fanout.core.limits import CONNECTIONS_PER_USER_MAX, PING_S, PONG_S
+from fanout.core.limits import CONNECTIONS_PER_USER_MAX, DRAIN_GATEWAY_S, PING_S, PONG_S
 from fanout.core.messages import Profiles
+from fanout.gateway.admission import ConnectRate
 from fanout.gateway.announce import Announcer
 from fanout.gateway.authorize import Authorizer
 from fanout.gateway.history import EdgeHistory
@@ -30,7 +31,8 @@ class GatewaySettings:
 
     ``origins`` are the allowed values of ``Origin`` (``*`` = any); a page of the same host and clients that send none
     are always let in. ``address`` is told to others with the lease. ``port`` 0 takes any free one. ``deflate``: clients
-    that offer permessage-deflate are given it.
+    that offer permessage-deflate are given it. ``connects`` bounds how many connections are let in; a drain sends the
+    sessions away within ``drain_s``.
     """
 
     host: str = "127.0.0.1"
@@ -43,6 +45,8 @@ class GatewaySettings:
     reuse_port: bool = True
     holder: str = ""
     deflate: bool = True
+    connects: ConnectRate = ConnectRate()
+    drain_s: float = DRAIN_GATEWAY_S
 
 
 @dataclass(slots=True)

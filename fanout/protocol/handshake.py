@@ -103,6 +103,12 @@ class _Bad(Exception):
         self.status = int(status)
 
 
+def asks_for_websocket(data: bytes) -> bool:
+    """Return whether bytes hold the whole head of a request for a WebSocket; much cheaper than reading it."""
+    end = data.find(_END)
+    return end >= 0 and _ASKS.search(data, 0, end) is not None
+
+
 class ServerHandshake:
     """Reads the first request of a connection. Drop it once ``feed`` has returned an outcome."""
 

@@ -61,6 +61,13 @@ HANDSHAKES_REFUSED: Final = Counter("fanout_handshakes_refused_total", "Upgrades
 DESCRIPTORS_SHORT: Final = Counter(
     "fanout_descriptors_short_total", "Connections turned away because file descriptors run out"
 )
+CONNECTS_WAITING: Final = Gauge(
+    "fanout_connects_waiting", "Connections in line for their turn to come in", multiprocess_mode="livesum"
+)
+CONNECT_WAIT: Final = Histogram("fanout_connect_wait_seconds", "Time in line of those let in", buckets=_LATENCY)
+CONNECTS_REFUSED: Final = Counter(
+    "fanout_connects_refused_total", "Connections told to come back later (503)", ["reason"]
+)
 COMMANDS: Final = Counter("fanout_commands_total", "Client commands", ["method"])
 COMMANDS_REFUSED: Final = Counter("fanout_commands_refused_total", "Client commands answered with an error", ["reason"])
 FRAMES_WRITTEN: Final = Counter("fanout_frames_written_total", "Frames handed to sockets")
