@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engine_process import EngineProcess, engine_process
+from tests.support.engine_process import ServedEngine, engine_process
 from tests.support.misbehaviour import API_KEY, TOKEN_SECRET
 from tests.support.parts import need
 from tests.support.stock_sdk import install_js
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[EngineProcess]:
+def engine() -> Iterator[ServedEngine]:
     """An embedded engine as ``fanout serve --insecure`` starts it, shared by the tests: each uses rooms of its own."""
     with engine_process() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def keyed_engine() -> Iterator[EngineProcess]:
+def keyed_engine() -> Iterator[ServedEngine]:
     """An engine that asks for keys and tokens, and lets pages of one origin in."""
     environment = {"FANOUT_API_KEY": API_KEY, "FANOUT_TOKEN_SECRET": TOKEN_SECRET}
     with engine_process(("--origins", "https://good.example"), environment) as started:

@@ -18,7 +18,7 @@ import pytest
 import websockets
 
 from fanout.protocol.deflate import deflate
-from tests.support.engine_process import EngineProcess
+from tests.support.engine_process import ServedEngine
 from tests.support.misbehaviour import CONNECT, check_reply, close_code_of, closes_counted, connect
 from tests.support.neighbour import Neighbour, counts, eventually, neighbour, session
 from tests.support.raw_socket import KEY, RawSocket, frame, handshake, raw_socket, text
@@ -231,7 +231,7 @@ def filled(content: str | bytes, room: str) -> str | bytes:
 
 
 @pytest.mark.parametrize("case", BEFORE_CONNECT)
-async def test_anything_but_a_connect_at_first_closes_with_3501(engine: EngineProcess, case: str) -> None:
+async def test_anything_but_a_connect_at_first_closes_with_3501(engine: ServedEngine, case: str) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         before = await closes_counted(beside, 3501)
         async with connect(engine) as socket:
@@ -242,7 +242,7 @@ async def test_anything_but_a_connect_at_first_closes_with_3501(engine: EnginePr
 
 
 @pytest.mark.parametrize("case", AFTER_CONNECT)
-async def test_a_command_that_breaks_the_protocol_closes_with_3501(engine: EngineProcess, case: str) -> None:
+async def test_a_command_that_breaks_the_protocol_closes_with_3501(engine: ServedEngine, case: str) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         before = await closes_counted(beside, 3501)
         async with connect(engine) as socket:
@@ -254,7 +254,7 @@ async def test_a_command_that_breaks_the_protocol_closes_with_3501(engine: Engin
 
 
 @pytest.mark.parametrize("case", WRONG_TYPES)
-async def test_a_command_of_wrong_types_is_answered_107(engine: EngineProcess, case: str) -> None:
+async def test_a_command_of_wrong_types_is_answered_107(engine: ServedEngine, case: str) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside, connect(engine) as socket:
         await socket.send(CONNECT)
         assert "connect" in json.loads(await socket.recv())
@@ -267,7 +267,7 @@ async def test_a_command_of_wrong_types_is_answered_107(engine: EngineProcess, c
 
 
 async def test_a_command_that_cannot_be_done_is_answered_counted_and_the_connection_goes_on(
-    engine: EngineProcess,
+    engine: ServedEngine,
 ) -> None:
     wrong: list[str] = []
     async with neighbour(engine.http_url, engine.ws_url) as beside, session(engine.ws_url) as bad:
@@ -287,7 +287,7 @@ async def test_a_command_that_cannot_be_done_is_answered_counted_and_the_connect
     assert wrong == []
 
 
-async def test_a_room_that_one_has_already_is_refused_and_stays(engine: EngineProcess) -> None:
+async def test_a_room_that_one_has_already_is_refused_and_stays(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside, session(engine.ws_url) as bad:
         await bad.subscribe(beside.room)
         check_reply(await bad.command(subscribe={"channel": beside.room}), "already_subscribed")
@@ -297,7 +297,7 @@ async def test_a_room_that_one_has_already_is_refused_and_stays(engine: EnginePr
         assert offsets == sorted(set(offsets)), "each once"
 
 
-async def test_a_129th_subscription_is_refused_and_the_others_stay(engine: EngineProcess) -> None:
+async def test_a_129th_subscription_is_refused_and_the_others_stay(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside, session(engine.ws_url) as bad:
         await bad.subscribe(beside.room)
         for number in range(127):
@@ -311,7 +311,7 @@ async def test_a_129th_subscription_is_refused_and_the_others_stay(engine: Engin
         await eventually(lambda: len(bad.publications) > seen, "publications")
 
 
-async def test_a_position_from_elsewhere_is_declared_lost_and_harms_nobody(engine: EngineProcess) -> None:
+async def test_a_position_from_elsewhere_is_declared_lost_and_harms_nobody(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         epoch = beside.session.joins[0]["epoch"]
         for fields in (
@@ -327,7 +327,7 @@ async def test_a_position_from_elsewhere_is_declared_lost_and_harms_nobody(engin
                 await eventually(lambda bad=bad: len(bad.publications) > 2, f"live publications after {fields}")  # type: ignore[misc]
 
 
-async def test_too_many_commands_are_answered_111_and_then_closed_with_3013(engine: EngineProcess) -> None:
+async def test_too_many_commands_are_answered_111_and_then_closed_with_3013(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         before = await counts(beside.http)
         async with connect(engine) as socket:
@@ -357,7 +357,7 @@ async def test_too_many_commands_are_answered_111_and_then_closed_with_3013(engi
         assert closed[1] == closed[0] + 1
 
 
-async def test_a_frame_stuffed_with_commands_costs_the_sender_its_connection_at_most(engine: EngineProcess) -> None:
+async def test_a_frame_stuffed_with_commands_costs_the_sender_its_connection_at_most(engine: ServedEngine) -> None:
     line = '{"id":%d,"presence_stats":{"channel":"@room@"}}'
     async with neighbour(engine.http_url, engine.ws_url) as beside, connect(engine) as socket:
         await socket.send(CONNECT)
@@ -367,7 +367,7 @@ async def test_a_frame_stuffed_with_commands_costs_the_sender_its_connection_at_
         assert await close_code_of(socket) in (3013, 3501, 1009)
 
 
-async def test_a_session_that_is_refused_again_and_again_is_closed_with_3509(engine: EngineProcess) -> None:
+async def test_a_session_that_is_refused_again_and_again_is_closed_with_3509(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         before = await closes_counted(beside, 3509)
         async with session(engine.ws_url) as bad:
@@ -380,7 +380,7 @@ async def test_a_session_that_is_refused_again_and_again_is_closed_with_3509(eng
         assert await closes_counted(beside, 3509) == before + 1
 
 
-async def test_a_flood_of_pings_costs_the_sender_its_connection_at_most(engine: EngineProcess) -> None:
+async def test_a_flood_of_pings_costs_the_sender_its_connection_at_most(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside, raw_socket(engine.port) as raw:
         await connected(raw)
         before = await closes_counted(beside, 3013)
@@ -398,7 +398,7 @@ async def connected(raw: RawSocket) -> None:
 
 
 @pytest.mark.parametrize("case", FRAMES)
-async def test_a_frame_that_breaks_rfc_6455_closes_with_its_code(engine: EngineProcess, case: str) -> None:
+async def test_a_frame_that_breaks_rfc_6455_closes_with_its_code(engine: ServedEngine, case: str) -> None:
     content, code = FRAMES[case]
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         before = await closes_counted(beside, code)
@@ -411,7 +411,7 @@ async def test_a_frame_that_breaks_rfc_6455_closes_with_its_code(engine: EngineP
 
 
 @pytest.mark.parametrize("case", COMPRESSED)
-async def test_a_frame_that_breaks_rfc_7692_closes_with_its_code(engine: EngineProcess, case: str) -> None:
+async def test_a_frame_that_breaks_rfc_7692_closes_with_its_code(engine: ServedEngine, case: str) -> None:
     content, code = COMPRESSED[case]
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         before = await closes_counted(beside, code)
@@ -427,7 +427,7 @@ async def test_a_frame_that_breaks_rfc_7692_closes_with_its_code(engine: EngineP
         assert await closes_counted(beside, code) == before + 1
 
 
-async def test_frames_that_are_odd_but_legal_are_served(engine: EngineProcess) -> None:
+async def test_frames_that_are_odd_but_legal_are_served(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside, raw_socket(engine.port) as raw:
         await raw.send(handshake() + text(CONNECT))  # in one write
         assert (await raw.head())[0] == 101
@@ -447,7 +447,7 @@ async def test_frames_that_are_odd_but_legal_are_served(engine: EngineProcess) -
 
 
 @pytest.mark.parametrize("case", PROTOBUF)
-async def test_bytes_that_are_no_protobuf_close_with_3501(engine: EngineProcess, case: str) -> None:
+async def test_bytes_that_are_no_protobuf_close_with_3501(engine: ServedEngine, case: str) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         before = await closes_counted(beside, 3501)
         async with connect(engine, subprotocols=[websockets.Subprotocol("centrifuge-protobuf")]) as socket:
@@ -470,7 +470,7 @@ def protobuf_command(number: int, method: int, body: bytes) -> bytes:
 
 
 async def test_bytes_that_json_sessions_could_not_read_are_refused_or_arrive_as_one_line(
-    engine: EngineProcess,
+    engine: ServedEngine,
 ) -> None:
     room = f"open:{uuid.uuid4().hex[:12]}"
     odd = [b"\xff\x00", b"hello", b"", b'"a\nb"', b'{"a":1}{"b":2}', b"9" * 5_000, b"[" * 40 + b"]" * 40]
@@ -491,7 +491,7 @@ async def test_bytes_that_json_sessions_could_not_read_are_refused_or_arrive_as_
         assert [one["data"] for one in listening.publications] == [{"a": [1, 2]}]
 
 
-async def test_text_in_a_protobuf_session_closes_with_3501(engine: EngineProcess) -> None:
+async def test_text_in_a_protobuf_session_closes_with_3501(engine: ServedEngine) -> None:
     async with (
         neighbour(engine.http_url, engine.ws_url),
         connect(engine, subprotocols=[websockets.Subprotocol("centrifuge-protobuf")]) as socket,
@@ -501,7 +501,7 @@ async def test_text_in_a_protobuf_session_closes_with_3501(engine: EngineProcess
 
 
 @pytest.mark.parametrize("case", HANDSHAKES)
-async def test_a_handshake_that_breaks_rfc_6455_is_refused_with_its_status(engine: EngineProcess, case: str) -> None:
+async def test_a_handshake_that_breaks_rfc_6455_is_refused_with_its_status(engine: ServedEngine, case: str) -> None:
     request, status = HANDSHAKES[case]
     async with neighbour(engine.http_url, engine.ws_url) as beside, raw_socket(engine.port) as raw:
         before = await refusals_counted(beside)
@@ -523,7 +523,7 @@ async def refusals_counted(beside: Neighbour) -> float:
     return seen.total("fanout_handshakes_refused_total") + bad
 
 
-async def test_a_slow_handshake_is_cut_in_5_s_and_a_slow_connect_closed_3502_in_10_s(engine: EngineProcess) -> None:
+async def test_a_slow_handshake_is_cut_in_5_s_and_a_slow_connect_closed_3502_in_10_s(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         before = await counts(beside.http)
         took = await asyncio.gather(
@@ -540,7 +540,7 @@ async def test_a_slow_handshake_is_cut_in_5_s_and_a_slow_connect_closed_3502_in_
         assert closed[1] == closed[0] + 3
 
 
-async def silent_for(engine: EngineProcess, first: bytes) -> float:
+async def silent_for(engine: ServedEngine, first: bytes) -> float:
     """Send the beginning of a handshake; return after how many seconds the engine cut the connection."""
     async with raw_socket(engine.port) as raw:
         begin = time.monotonic()
@@ -549,7 +549,7 @@ async def silent_for(engine: EngineProcess, first: bytes) -> float:
         return time.monotonic() - begin
 
 
-async def dripping_for(engine: EngineProcess) -> float:
+async def dripping_for(engine: ServedEngine) -> float:
     """Send a header a byte at a time; return after how many seconds the engine cut the connection."""
     async with raw_socket(engine.port) as raw:
         begin = time.monotonic()
@@ -563,7 +563,7 @@ async def dripping_for(engine: EngineProcess) -> float:
         return time.monotonic() - begin
 
 
-async def unconnected_for(engine: EngineProcess) -> float:
+async def unconnected_for(engine: ServedEngine) -> float:
     """Make the handshake and say nothing but pings; return after how many seconds the connection was closed 3502."""
     async with raw_socket(engine.port) as raw:
         await raw.upgrade()

@@ -16,7 +16,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.support.engine_process import EngineProcess
+from tests.support.engine_process import ServedEngine
 from tests.support.misbehaviour import API_KEY, PROBLEM_BY_REASON, TOKEN_SECRET
 from tests.support.neighbour import Neighbour, counts, eventually, history, neighbour, session
 from tests.support.raw_socket import raw_socket
@@ -182,14 +182,14 @@ async def check_refused(beside: Neighbour, path: str, body: bytes, reason: str) 
 
 
 @pytest.mark.parametrize("case", PUBLISH)
-async def test_a_malformed_publish_is_refused_and_disturbs_nobody(engine: EngineProcess, case: str) -> None:
+async def test_a_malformed_publish_is_refused_and_disturbs_nobody(engine: ServedEngine, case: str) -> None:
     content, reason = PUBLISH[case]
     body = content if isinstance(content, bytes) else content.encode()
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         await check_refused(beside, "/v1/publish", body, reason)
 
 
-async def test_a_publish_with_a_wrong_field_is_refused_and_disturbs_nobody(engine: EngineProcess) -> None:
+async def test_a_publish_with_a_wrong_field_is_refused_and_disturbs_nobody(engine: ServedEngine) -> None:
     wrong: list[str] = []
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         for name, value, reason in FIELDS:
@@ -202,13 +202,13 @@ async def test_a_publish_with_a_wrong_field_is_refused_and_disturbs_nobody(engin
 
 
 @pytest.mark.parametrize("case", BATCHES)
-async def test_a_malformed_batch_is_refused_whole(engine: EngineProcess, case: str) -> None:
+async def test_a_malformed_batch_is_refused_whole(engine: ServedEngine, case: str) -> None:
     body, reason = BATCHES[case]
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         await check_refused(beside, "/v1/publish/batch", body, reason)
 
 
-async def test_a_bad_message_in_a_batch_leaves_the_others_accepted_and_in_order(engine: EngineProcess) -> None:
+async def test_a_bad_message_in_a_batch_leaves_the_others_accepted_and_in_order(engine: ServedEngine) -> None:
     room = f"open:{uuid.uuid4().hex[:12]}"
     bad: list[tuple[Any, str]] = [
         ({"room": room}, "bad_request"),
@@ -238,13 +238,13 @@ async def test_a_bad_message_in_a_batch_leaves_the_others_accepted_and_in_order(
         assert [(item["offset"], item["data"]) for item in stored] == list(zip(offsets, range(len(bad)), strict=True))
 
 
-async def test_a_batch_of_nothing_has_no_results(engine: EngineProcess) -> None:
+async def test_a_batch_of_nothing_has_no_results(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         answer = await beside.http.post("/v1/publish/batch", json={"messages": []})
         assert (answer.status_code, answer.json()) == (200, {"results": []})
 
 
-async def test_of_a_field_that_comes_twice_the_last_counts_by_itself_and_in_a_batch(engine: EngineProcess) -> None:
+async def test_of_a_field_that_comes_twice_the_last_counts_by_itself_and_in_a_batch(engine: ServedEngine) -> None:
     room = f"open:{uuid.uuid4().hex[:12]}"
     body = f'{{"room": "#bob", "data": 1, "room": "{room}", "data": 2, "priority": "x", "priority": "high"}}'
     async with neighbour(engine.http_url, engine.ws_url) as beside:
@@ -281,7 +281,7 @@ async def settled_history(http: httpx.AsyncClient, room: str, count: int) -> lis
     ids=["line breaks", "escaped", "separators", "equal keys", "32 levels", "32 KB", "2^53+1", "1e400", "null"],
 )
 async def test_odd_but_valid_data_arrives_as_it_was_in_one_line(
-    engine: EngineProcess, data: str, arrives: object
+    engine: ServedEngine, data: str, arrives: object
 ) -> None:
     room = f"open:{uuid.uuid4().hex[:12]}"
     async with neighbour(engine.http_url, engine.ws_url) as beside, session(engine.ws_url) as listening:
@@ -293,7 +293,7 @@ async def test_odd_but_valid_data_arrives_as_it_was_in_one_line(
         assert [one["data"] for one in listening.publications] == [arrives]
 
 
-async def test_wrong_methods_and_paths_are_answered_in_the_one_shape(engine: EngineProcess) -> None:
+async def test_wrong_methods_and_paths_are_answered_in_the_one_shape(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         for method, path in [
             ("GET", "/v1/publish"),
@@ -319,7 +319,7 @@ async def test_wrong_methods_and_paths_are_answered_in_the_one_shape(engine: Eng
             assert (await counts(beside.http)).total("fanout_http_requests_total") >= before + 1
 
 
-async def test_a_method_that_http_does_not_have_is_refused_in_the_one_shape(engine: EngineProcess) -> None:
+async def test_a_method_that_http_does_not_have_is_refused_in_the_one_shape(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         before = await counts(beside.http)
         check_error(await beside.http.request("BREW", "/v1/publish"), "bad_request")
@@ -328,7 +328,7 @@ async def test_a_method_that_http_does_not_have_is_refused_in_the_one_shape(engi
         assert refused[1] == refused[0] + 1
 
 
-async def test_rooms_and_queries_that_cannot_be_are_refused_by_the_reading_calls(engine: EngineProcess) -> None:
+async def test_rooms_and_queries_that_cannot_be_are_refused_by_the_reading_calls(engine: ServedEngine) -> None:
     bad_rooms = {
         "a%20b": "bad_request",
         "open:a%0A": "bad_request",
@@ -351,7 +351,7 @@ async def test_rooms_and_queries_that_cannot_be_are_refused_by_the_reading_calls
         assert answer.status_code in (400, 404), answer.text
 
 
-async def test_malformed_member_calls_change_no_list(engine: EngineProcess) -> None:
+async def test_malformed_member_calls_change_no_list(engine: ServedEngine) -> None:
     room = f"group:{uuid.uuid4().hex[:12]}"
     path = f"/v1/rooms/{room}/members"
     bodies: list[tuple[bytes, str]] = [
@@ -380,7 +380,7 @@ async def test_malformed_member_calls_change_no_list(engine: EngineProcess) -> N
         assert len(page["items"]) == 1
 
 
-async def test_a_cursor_of_a_member_page_that_was_touched_is_refused(engine: EngineProcess) -> None:
+async def test_a_cursor_of_a_member_page_that_was_touched_is_refused(engine: ServedEngine) -> None:
     room = f"group:{uuid.uuid4().hex[:12]}"
     other = f"group:{uuid.uuid4().hex[:12]}"
     async with neighbour(engine.http_url, engine.ws_url) as beside:
@@ -413,7 +413,7 @@ async def test_a_cursor_of_a_member_page_that_was_touched_is_refused(engine: Eng
     ids=["gzip", "multipart", "msgpack", "control character"],
 )
 async def test_what_the_headers_claim_does_not_make_another_body_of_it(
-    engine: EngineProcess, headers: Mapping[str, str]
+    engine: ServedEngine, headers: Mapping[str, str]
 ) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         packed = b"\x82\xa4room\xa8open:abc\xa4data\x01"
@@ -424,7 +424,7 @@ async def test_what_the_headers_claim_does_not_make_another_body_of_it(
         assert answer.status_code in (400, 415), answer.text
 
 
-async def test_json_is_json_whatever_its_content_type_says(engine: EngineProcess) -> None:
+async def test_json_is_json_whatever_its_content_type_says(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         for claimed in ("text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8"):
             body = {"room": f"open:{uuid.uuid4().hex[:12]}", "data": 1}
@@ -456,14 +456,14 @@ async def test_json_is_json_whatever_its_content_type_says(engine: EngineProcess
         "space before colon", "NUL in header", "version 9.9", "TLS hello", "zeros", "blank lines",
     ],
 )  # fmt: skip
-async def test_broken_http_is_answered_400_or_cut(engine: EngineProcess, request_bytes: bytes) -> None:
+async def test_broken_http_is_answered_400_or_cut(engine: ServedEngine, request_bytes: bytes) -> None:
     async with neighbour(engine.http_url, engine.ws_url), raw_socket(engine.port) as raw:
         await raw.send(request_bytes)
         status, _ = await raw.head(timeout_s=12.0)
         assert status in (0, 400, 413, 414, 426, 431, 505), status
 
 
-async def test_a_body_without_an_end_is_cut_off_before_it_fills_the_memory(engine: EngineProcess) -> None:
+async def test_a_body_without_an_end_is_cut_off_before_it_fills_the_memory(engine: ServedEngine) -> None:
     async with neighbour(engine.http_url, engine.ws_url), raw_socket(engine.port) as raw:
         await raw.send(b"POST /v1/publish HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"10000\r\n" + b"[" * 65_536 + b"\r\n"
@@ -498,7 +498,7 @@ async def test_a_body_without_an_end_is_cut_off_before_it_fills_the_memory(engin
         "cookie",
     ],
 )  # fmt: skip
-async def test_without_the_key_nothing_can_be_done(keyed_engine: EngineProcess, headers: dict[str, str]) -> None:
+async def test_without_the_key_nothing_can_be_done(keyed_engine: ServedEngine, headers: dict[str, str]) -> None:
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     async with httpx.AsyncClient(base_url=keyed_engine.http_url, trust_env=False) as http:
         for method, path in [
@@ -517,13 +517,13 @@ async def test_without_the_key_nothing_can_be_done(keyed_engine: EngineProcess, 
         assert answer.status_code == 404 or answer.json()["items"] == [], answer.text
 
 
-async def test_the_trial_namespace_does_not_exist_on_an_engine_with_keys(keyed_engine: EngineProcess) -> None:
+async def test_the_trial_namespace_does_not_exist_on_an_engine_with_keys(keyed_engine: ServedEngine) -> None:
     async with httpx.AsyncClient(base_url=keyed_engine.http_url, trust_env=False) as http:
         answer = await http.post("/v1/publish", json={"room": "open:a", "data": 1}, headers={"X-API-Key": API_KEY})
         check_error(answer, "unknown_namespace")
 
 
-async def test_a_request_that_does_not_become_whole_is_cut_after_15_s(engine: EngineProcess) -> None:
+async def test_a_request_that_does_not_become_whole_is_cut_after_15_s(engine: ServedEngine) -> None:
     head = b"POST /v1/publish HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
     async with (
         neighbour(engine.http_url, engine.ws_url) as beside,
@@ -550,7 +550,7 @@ async def test_a_request_that_does_not_become_whole_is_cut_after_15_s(engine: En
 @pytest.mark.parametrize("length", [b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
 @pytest.mark.parametrize("path", [b"/v1/publish", b"/v1/publish/batch"])
 async def test_a_body_that_breaks_off_is_the_callers_failure_and_not_the_engines(
-    engine: EngineProcess, path: bytes, length: bytes
+    engine: ServedEngine, path: bytes, length: bytes
 ) -> None:
     async with neighbour(engine.http_url, engine.ws_url) as beside:
         before = await counts(beside.http)

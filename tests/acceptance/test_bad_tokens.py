@@ -16,7 +16,7 @@ import jwt
 import pytest
 import websockets
 
-from tests.support.engine_process import EngineProcess
+from tests.support.engine_process import ServedEngine
 from tests.support.misbehaviour import API_KEY, CONNECT, TOKEN_SECRET, check_reply, closes_counted, connect
 from tests.support.neighbour import eventually, neighbour, session
 from tests.support.raw_socket import handshake, raw_socket, text
@@ -124,7 +124,7 @@ TOKENS: Final[dict[str, Callable[[], str]]] = {
 }  # fmt: skip
 
 
-async def make_members(engine: EngineProcess, room: str, *users: str) -> None:
+async def make_members(engine: ServedEngine, room: str, *users: str) -> None:
     """Make users members of a room."""
     async with httpx.AsyncClient(base_url=engine.http_url, trust_env=False, headers={"X-API-Key": API_KEY}) as http:
         answer = await http.put(f"/v1/rooms/{room}/members", json={"users": users})
@@ -132,7 +132,7 @@ async def make_members(engine: EngineProcess, room: str, *users: str) -> None:
 
 
 async def test_a_token_that_is_wrong_closes_with_3500_is_counted_and_disturbs_nobody(
-    keyed_engine: EngineProcess,
+    keyed_engine: ServedEngine,
 ) -> None:
     room, wrong = f"group:{uuid.uuid4().hex[:8]}", []
     await make_members(keyed_engine, room, "ann", "bob")
@@ -164,20 +164,20 @@ async def closed_after(socket: websockets.ClientConnection, replies: list[str]) 
 
 
 @pytest.mark.parametrize("age_s", [10, 600, 10**9])
-async def test_an_expired_token_is_answered_109(keyed_engine: EngineProcess, age_s: int) -> None:
+async def test_an_expired_token_is_answered_109(keyed_engine: ServedEngine, age_s: int) -> None:
     async with connect(keyed_engine) as socket:
         await socket.send(json.dumps({"id": 1, "connect": {"token": signed(exp=int(time.time()) - age_s)}}))
         check_reply(json.loads(await socket.recv()), "token_expired")
 
 
-async def test_a_token_that_is_right_is_taken(keyed_engine: EngineProcess) -> None:
+async def test_a_token_that_is_right_is_taken(keyed_engine: ServedEngine) -> None:
     async with session(keyed_engine.ws_url, signed()) as opened:
         assert opened.closed is None
     async with session(keyed_engine.ws_url, signed(exp=time.time() + 60.5, aud=None, info={"name": "Ann"})) as opened:
         assert opened.closed is None
 
 
-async def test_what_a_token_does_not_allow_is_refused(keyed_engine: EngineProcess) -> None:
+async def test_what_a_token_does_not_allow_is_refused(keyed_engine: ServedEngine) -> None:
     room = f"group:{uuid.uuid4().hex[:8]}"
     await make_members(keyed_engine, room, "ann", "bob")
     listening = neighbour(keyed_engine.http_url, keyed_engine.ws_url, room, signed(sub="bob"), API_KEY)
@@ -198,7 +198,7 @@ async def test_what_a_token_does_not_allow_is_refused(keyed_engine: EngineProces
         assert beside.session.closed is None
 
 
-async def test_what_a_client_says_about_itself_is_not_believed(keyed_engine: EngineProcess) -> None:
+async def test_what_a_client_says_about_itself_is_not_believed(keyed_engine: ServedEngine) -> None:
     room = f"group:{uuid.uuid4().hex[:8]}"
     await make_members(keyed_engine, room, "ann", "bob")
     async with (
@@ -219,7 +219,7 @@ async def test_what_a_client_says_about_itself_is_not_believed(keyed_engine: Eng
 
 
 async def test_a_user_who_publishes_too_fast_is_told_111_and_the_room_gets_what_was_accepted(
-    keyed_engine: EngineProcess,
+    keyed_engine: ServedEngine,
 ) -> None:
     room, fast = f"group:{uuid.uuid4().hex[:8]}", f"u{uuid.uuid4().hex[:8]}"
     await make_members(keyed_engine, room, fast, "bob")
@@ -243,7 +243,7 @@ async def test_a_user_who_publishes_too_fast_is_told_111_and_the_room_gets_what_
         assert [one["data"] for one in bob.publications] == [*accepted, "bob's"]
 
 
-async def test_a_subscription_token_that_is_wrong_lets_nobody_in(keyed_engine: EngineProcess) -> None:
+async def test_a_subscription_token_that_is_wrong_lets_nobody_in(keyed_engine: ServedEngine) -> None:
     room = f"group:{uuid.uuid4().hex[:8]}"
     await make_members(keyed_engine, room, "ann", "bob")
     soon = int(time.time()) + 600
@@ -268,7 +268,7 @@ async def test_a_subscription_token_that_is_wrong_lets_nobody_in(keyed_engine: E
         assert await entry(keyed_engine, room, forged({"alg": "HS256"}, right)) == "in"
 
 
-async def entry(engine: EngineProcess, room: str, token: str) -> str:
+async def entry(engine: ServedEngine, room: str, token: str) -> str:
     """Return how eve fares with a subscription token: in, refused (for good), or another error's code."""
     async with session(engine.ws_url, signed(sub="eve")) as eve:
         try:
@@ -281,7 +281,7 @@ async def entry(engine: EngineProcess, room: str, token: str) -> str:
         return "refused" if code in (101, 103) else str(code)
 
 
-async def test_a_user_has_20_connections_and_the_21st_is_refused(keyed_engine: EngineProcess) -> None:
+async def test_a_user_has_20_connections_and_the_21st_is_refused(keyed_engine: ServedEngine) -> None:
     user = f"u{uuid.uuid4().hex[:8]}"
     sockets = []
     try:
@@ -319,7 +319,7 @@ async def test_a_user_has_20_connections_and_the_21st_is_refused(keyed_engine: E
     ],
 )
 async def test_only_pages_of_allowed_origins_may_connect(
-    keyed_engine: EngineProcess, origin: str | None, status: int
+    keyed_engine: ServedEngine, origin: str | None, status: int
 ) -> None:
     async with raw_socket(keyed_engine.port) as raw:
         more = ("Cookie: token=" + signed(),) + (() if origin is None else (f"Origin: {origin}",))
@@ -327,7 +327,7 @@ async def test_only_pages_of_allowed_origins_may_connect(
         assert (await raw.head())[0] == status
 
 
-async def test_a_token_in_a_cookie_a_query_or_a_header_is_no_token(keyed_engine: EngineProcess) -> None:
+async def test_a_token_in_a_cookie_a_query_or_a_header_is_no_token(keyed_engine: ServedEngine) -> None:
     token = signed()
     for extra in (f"Cookie: token={token}", f"Authorization: Bearer {token}", f"X-Token: {token}"):
         async with raw_socket(keyed_engine.port) as raw:

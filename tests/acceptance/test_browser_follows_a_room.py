@@ -11,7 +11,7 @@ import pytest
 
 from bench._chat_lines import lines
 from scripts.parts import chromium
-from tests.support.engine_process import EngineProcess
+from tests.support.engine_process import ServedEngine
 from tests.support.parts import need
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ def page(js_sdk: Path) -> Iterator[Page]:
             browser.close()
 
 
-def metric(engine: EngineProcess, name: str) -> float:
+def metric(engine: ServedEngine, name: str) -> float:
     """Return a value of the engine's metrics, 0 where there is none yet."""
     found = [line for line in engine.get("/metrics").text.splitlines() if line.startswith(f"{name} ")]
     return float(found[0].rpartition(" ")[2]) if found else 0.0
 
 
-def test_a_page_follows_200_messages_a_second_over_a_compressed_connection(engine: EngineProcess, page: Page) -> None:
+def test_a_page_follows_200_messages_a_second_over_a_compressed_connection(engine: ServedEngine, page: Page) -> None:
     room = f"open:browser-{time.time_ns()}"
     names = ("fanout_frames_deflated_total", "fanout_bytes_saved_total")
     before = [metric(engine, name) for name in names]

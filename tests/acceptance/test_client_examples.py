@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scripts.parts import chromium
-from tests.support.engine_process import EngineProcess
+from tests.support.engine_process import ServedEngine
 from tests.support.parts import need
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def room() -> str:
     return f"open:example-{time.time_ns()}"
 
 
-def test_python_example_prints_what_others_say_and_says_what_it_is_given(engine: EngineProcess, room: str) -> None:
+def test_python_example_prints_what_others_say_and_says_what_it_is_given(engine: ServedEngine, room: str) -> None:
     with running(str(TERMINAL), "--url", engine.ws_url, room) as listener:
         assert next_line(listener) == f"in {room}"
         said = subprocess.run(
@@ -64,7 +64,7 @@ def test_python_example_prints_what_others_say_and_says_what_it_is_given(engine:
 
 @pytest.mark.real
 def test_browser_example_shows_what_others_say_and_sends_what_is_typed(
-    engine: EngineProcess, room: str, js_sdk: Path
+    engine: ServedEngine, room: str, js_sdk: Path
 ) -> None:
     from playwright.sync_api import expect, sync_playwright
 

@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from tests.support.engine_process import EngineProcess
+from tests.support.engine_process import ServedEngine
 
 TRANSCRIPTS = sorted((Path(__file__).parents[1] / "unit" / "protocol" / "transcripts").glob("*.txt"))
 AFTER_PING = "after-ping"
@@ -151,13 +151,13 @@ async def connection(url: str) -> AsyncIterator[Player]:
 
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
-async def test_a_session_of_an_sdk_that_speaks_protobuf_alone_is_served(path: Path, engine: EngineProcess) -> None:
+async def test_a_session_of_an_sdk_that_speaks_protobuf_alone_is_served(path: Path, engine: ServedEngine) -> None:
     for scene in scenes_of(path):
         if not scene.waits_for_ping:
             await play(scene, engine.ws_url)
 
 
-async def test_pongs_of_sdks_that_speak_protobuf_alone_are_taken(engine: EngineProcess) -> None:
+async def test_pongs_of_sdks_that_speak_protobuf_alone_are_taken(engine: ServedEngine) -> None:
     scenes = [scene for path in TRANSCRIPTS for scene in scenes_of(path) if scene.waits_for_ping]
     assert len(scenes) == len(TRANSCRIPTS)
     await asyncio.gather(*(play(scene, engine.ws_url) for scene in scenes))

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from fanout.client import Client, Publication
-from tests.support.engine_process import EngineProcess
+from tests.support.engine_process import ServedEngine
 
 README = Path(__file__).parents[2] / "README.md"
 PORT = "127.0.0.1:8000"  # what the README shows; the test's engine has another
 
 
-def quickstart(heading: str, language: str, engine: EngineProcess) -> str:
+def quickstart(heading: str, language: str, engine: ServedEngine) -> str:
     """Return the first code block after a heading line, pointed at the engine of the test."""
     found = re.search(rf"^{heading}.*?^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
     assert found, f"the README has no {language} block after {heading!r}"
@@ -27,7 +27,7 @@ def quickstart(heading: str, language: str, engine: EngineProcess) -> str:
 
 
 @pytest.fixture
-async def shown(engine: EngineProcess) -> AsyncIterator[asyncio.Queue[bytes]]:
+async def shown(engine: ServedEngine) -> AsyncIterator[asyncio.Queue[bytes]]:
     """What arrives in the room that the quickstarts use."""
     arrived: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -47,14 +47,14 @@ async def run(*command: str, cwd: Path | None = None) -> str:
     return printed.decode()
 
 
-async def test_the_curl_quickstart_publishes(engine: EngineProcess, shown: asyncio.Queue[bytes]) -> None:
+async def test_the_curl_quickstart_publishes(engine: ServedEngine, shown: asyncio.Queue[bytes]) -> None:
     printed = await run("bash", "-euc", quickstart("curl", "sh", engine))
     assert '"offset"' in printed
     assert await asyncio.wait_for(shown.get(), 10) == b'{"text": "hello"}'
 
 
 async def test_the_python_quickstart_publishes(
-    engine: EngineProcess, shown: asyncio.Queue[bytes], tmp_path: Path
+    engine: ServedEngine, shown: asyncio.Queue[bytes], tmp_path: Path
 ) -> None:
     script = tmp_path / "quickstart.py"
     script.write_text(quickstart("Python", "python", engine))
@@ -63,7 +63,7 @@ async def test_the_python_quickstart_publishes(
 
 
 @pytest.mark.real
-async def test_the_javascript_quickstart_receives(engine: EngineProcess, js_sdk: Path) -> None:
+async def test_the_javascript_quickstart_receives(engine: ServedEngine, js_sdk: Path) -> None:
     """Browsers have WebSocket and the page's script tag brings Centrifuge: here two lines bring both."""
     prelude = (
         "import { Centrifuge } from 'centrifuge';\nimport WebSocket from 'ws';\nglobalThis.WebSocket = WebSocket;\n"

@@ -23,7 +23,7 @@ from redis import Redis
 
 from fanout.core.ledger import differences
 from scripts.parts import Running, kafka_brokers, redis_answers, start_kafka, start_redis
-from tests.support.engine_process import EngineProcess, engine_process
+from tests.support.engine_process import ServedEngine, engine_process
 from tests.support.neighbour import Session, eventually, history, session
 from tests.support.parts import freeze, need
 
@@ -40,7 +40,7 @@ PACE_S = 0.05
 class World:
     """An engine and the servers it stands on, which the tests stop and start."""
 
-    engine: EngineProcess
+    engine: ServedEngine
     kafka: Running
     redis: Running
 

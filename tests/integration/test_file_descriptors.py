@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.engine_process import EngineProcess, engine_process
+from tests.support.engine_process import ServedEngine, engine_process
 
 UPGRADE = (
     b"GET /connection/websocket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -19,7 +19,7 @@ LIMIT = 256
 
 
 @pytest.fixture
-def engine() -> Iterator[EngineProcess]:
+def engine() -> Iterator[ServedEngine]:
     with engine_process() as started:
         _, hard = resource.prlimit(started.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(started.process.pid, resource.RLIMIT_NOFILE, (LIMIT, hard))
@@ -43,7 +43,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-async def test_when_descriptors_run_short_clients_are_turned_away_in_words_and_come_back(engine: EngineProcess) -> None:
+async def test_when_descriptors_run_short_clients_are_turned_away_in_words_and_come_back(engine: ServedEngine) -> None:
     answers = [await knock(engine.port) for _ in range(LIMIT + 50)]
     states = [answer.split(b" ")[1] if answer else b"" for answer, _ in answers]
     assert set(states) == {b"101", b"503"}
@@ -63,7 +63,7 @@ async def test_when_descriptors_run_short_clients_are_turned_away_in_words_and_c
     assert "fanout_descriptors_short_total 0" not in (await asyncio.to_thread(engine.get, "/metrics")).text
 
 
-async def test_a_burst_beyond_the_limit_leaves_the_port_listening(engine: EngineProcess) -> None:
+async def test_a_burst_beyond_the_limit_leaves_the_port_listening(engine: ServedEngine) -> None:
     answers = await asyncio.gather(*(knock(engine.port) for _ in range(2 * LIMIT)), return_exceptions=True)
     for answer in answers:
         if not isinstance(answer, BaseException):

@@ -19,7 +19,7 @@ from fanout.ports import Topics
 from fanout.runtime.clock import SystemClock
 from scripts.parts import Running
 from sharding.placement import partition_of
-from tests.support.engine_process import EngineProcess, engine_process
+from tests.support.engine_process import ServedEngine, engine_process
 from tests.support.wire_client import wire_client
 
 pytestmark = pytest.mark.real
@@ -37,7 +37,7 @@ def example(name: str, kafka: Running, prefix: str, *arguments: str) -> str:
     return finished.stdout
 
 
-async def received(engine: EngineProcess, room: str, send: list[str], kafka: Running, prefix: str) -> list[object]:
+async def received(engine: ServedEngine, room: str, send: list[str], kafka: Running, prefix: str) -> list[object]:
     """Run an example while a client listens; return what the client was given."""
     async with wire_client(engine.ws_url, room=room) as client:
         await asyncio.to_thread(example, send[0], kafka, prefix, "--room", room, *send[1:])
@@ -92,7 +92,7 @@ async def first_parked(kafka_url: str, prefix: str) -> Parked:
         await log.close()
 
 
-def read_room(engine: EngineProcess, room: str) -> list[object]:
+def read_room(engine: ServedEngine, room: str) -> list[object]:
     """Wait until a room has a history; return the data of its publications."""
     deadline_s = time.monotonic() + 20
     while (answer := engine.get(f"/v1/rooms/{room}/history")).status_code != 200:

@@ -1,32 +1,26 @@
-"""An engine in a process of its own, as a user starts it, for tests that look at it from outside."""
+"""An engine in a process of its own, as a user starts it, and what tests ask of it over HTTP."""
 
 from __future__ import annotations
 
-import os
-import queue
-import re
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
 import httpx
 
-_LISTENING = re.compile(r"fanout: listening on http://127\.0\.0\.1:(\d+)")
+from fanout.runtime.launch import EngineProcess
+
+__all__ = ["ServedEngine", "engine_process"]
 
 
-class EngineProcess:
+class ServedEngine:
     """A running ``fanout serve``: where it listens, and what it is told over HTTP."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: EngineProcess) -> None:
         self.process = process
-        self.port = port
-        self.http_url = f"http://127.0.0.1:{port}"
-        self.ws_url = f"ws://127.0.0.1:{port}/connection/websocket"
+        self.http_url = process.url
+        self.ws_url = process.websocket_url
+        self.port = int(process.url.rpartition(":")[2])
         self._http = httpx.Client(base_url=self.http_url, timeout=10.0, trust_env=False)
 
     def publish(self, room: str, data: object, **fields: object) -> dict[str, Any]:
@@ -56,58 +50,14 @@ class EngineProcess:
 @contextmanager
 def engine_process(
     options: Sequence[str] = ("--insecure",), environment: Mapping[str, str] | None = None, start_s: float = 30.0
-) -> Iterator[EngineProcess]:
-    """Start ``fanout serve`` on a free loopback port, wait until it listens, stop it with SIGTERM at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fanout", "serve", "--port", "0", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **(environment or {})},
-    )
-    assert process.stdout is not None
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
-    reader.start()
+) -> Iterator[ServedEngine]:
+    """Start ``fanout serve`` on a free loopback port, wait until it listens, drain it at the end."""
+    process = EngineProcess(["--port", "0", *options], environment=environment).start(start_s)
     try:
-        engine = EngineProcess(process, _port(process, lines, start_s))
+        engine = ServedEngine(process)
         try:
             yield engine
         finally:
             engine.close()
     finally:
-        _stop(process)
-        reader.join(timeout=5)
-        process.stdout.close()
-
-
-def _read(source: IO[str], lines: queue.SimpleQueue[str]) -> None:
-    for line in source:  # to the end, so that the engine never waits for a full pipe
-        lines.put(line)
-
-
-def _port(process: subprocess.Popen[str], lines: queue.SimpleQueue[str], start_s: float) -> int:
-    said = ""
-    deadline = time.monotonic() + start_s
-    while time.monotonic() < deadline:
-        try:
-            line = lines.get(timeout=0.1)
-        except queue.Empty:
-            if process.poll() is not None:
-                break
-            continue
-        said += line
-        found = _LISTENING.search(line)
-        if found:
-            return int(found[1])
-    raise AssertionError(f"the engine does not listen; it said:\n{said}")
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(timeout=5)
+        process.stop()

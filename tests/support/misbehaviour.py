@@ -8,7 +8,7 @@ from typing import Any, Final
 import websockets
 
 from fanout.core.errors import PROBLEMS
-from tests.support.engine_process import EngineProcess
+from tests.support.engine_process import ServedEngine
 from tests.support.neighbour import Neighbour, counts
 
 API_KEY: Final = "key-of-the-acceptance-tests"
@@ -17,7 +17,7 @@ PROBLEM_BY_REASON: Final = {problem.reason: problem for problem in PROBLEMS}
 CONNECT: Final = '{"id":1,"connect":{}}'
 
 
-def connect(engine: EngineProcess, **options: Any) -> websockets.connect:
+def connect(engine: ServedEngine, **options: Any) -> websockets.connect:
     """Open a WebSocket that answers no protocol pings by itself."""
     return websockets.connect(engine.ws_url, proxy=None, ping_interval=None, **options)
 

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 
 from tests.support.embedded_engine import EmbeddedEngine, embedded_engine
-from tests.support.engine_process import EngineProcess
+from tests.support.engine_process import ServedEngine
 from tests.support.stock_sdk import BUILDS, Build, StockSdk, stock_sdk
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
@@ -43,7 +43,7 @@ def through(proxy: TcpProxy) -> str:
 
 
 @asynccontextmanager
-async def cuttable(engine: EngineProcess, connect: Connect, room: str) -> AsyncIterator[tuple[StockSdk, TcpProxy]]:
+async def cuttable(engine: ServedEngine, connect: Connect, room: str) -> AsyncIterator[tuple[StockSdk, TcpProxy]]:
     """An SDK in a room, behind a proxy."""
     async with tcp_proxy(engine.port) as proxy, connect(through(proxy), room) as sdk:
         await sdk.has("subscribed")
@@ -51,7 +51,7 @@ async def cuttable(engine: EngineProcess, connect: Connect, room: str) -> AsyncI
 
 
 async def test_publications_arrive_in_order_with_rising_positions(
-    engine: EngineProcess, connect: Connect, room: str
+    engine: ServedEngine, connect: Connect, room: str
 ) -> None:
     async with connect(engine.ws_url, room) as sdk:
         await sdk.has("subscribed")
@@ -64,7 +64,7 @@ async def test_publications_arrive_in_order_with_rising_positions(
         assert all(before < after for before, after in itertools.pairwise(offsets))
 
 
-async def test_client_publishes_asks_and_calls(engine: EngineProcess, connect: Connect, room: str) -> None:
+async def test_client_publishes_asks_and_calls(engine: ServedEngine, connect: Connect, room: str) -> None:
     async with connect(engine.ws_url, room) as sdk:
         await sdk.has("subscribed")
         assert "error" not in await sdk.tell("publish", data={"from": "sdk"})
@@ -82,7 +82,7 @@ async def test_client_publishes_asks_and_calls(engine: EngineProcess, connect: C
 
 
 async def test_cut_is_recovered_with_nothing_missed_or_doubled(
-    engine: EngineProcess, connect: Connect, room: str
+    engine: ServedEngine, connect: Connect, room: str
 ) -> None:
     async with cuttable(engine, connect, room) as (sdk, proxy):
         for turn in range(3):
@@ -99,7 +99,7 @@ async def test_cut_is_recovered_with_nothing_missed_or_doubled(
         assert [(join["was_recovering"], join["recovered"]) for join in joins] == [(False, False)] + [(True, True)] * 3
 
 
-async def test_cut_in_mid_flight_misses_and_doubles_nothing(engine: EngineProcess, connect: Connect, room: str) -> None:
+async def test_cut_in_mid_flight_misses_and_doubles_nothing(engine: ServedEngine, connect: Connect, room: str) -> None:
     async with cuttable(engine, connect, room) as (sdk, proxy):
         for number in range(0, 400, 20):
             engine.publish_all(room, range(number, number + 20))
@@ -111,7 +111,7 @@ async def test_cut_in_mid_flight_misses_and_doubles_nothing(engine: EngineProces
 
 
 async def test_gap_beyond_the_history_is_declared_and_not_half_filled(
-    engine: EngineProcess, connect: Connect, room: str
+    engine: ServedEngine, connect: Connect, room: str
 ) -> None:
     async with cuttable(engine, connect, room) as (sdk, proxy):
         engine.publish(room, "before")
@@ -128,7 +128,7 @@ async def test_gap_beyond_the_history_is_declared_and_not_half_filled(
 
 
 async def test_long_absence_within_the_history_is_recovered_whole(
-    engine: EngineProcess, connect: Connect, room: str
+    engine: ServedEngine, connect: Connect, room: str
 ) -> None:
     async with cuttable(engine, connect, room) as (sdk, proxy):
         engine.publish(room, -1)
@@ -165,7 +165,7 @@ async def test_server_side_subscription_recovers_without_client_code(
         assert sdk.all("server_subscribed")[1]["recovered"]
 
 
-async def test_token_that_is_not_valid_ends_the_sdk_for_good(engine: EngineProcess, connect: Connect) -> None:
+async def test_token_that_is_not_valid_ends_the_sdk_for_good(engine: ServedEngine, connect: Connect) -> None:
     async with connect(engine.ws_url, token="no.valid.token") as sdk:
         await sdk.has("disconnected")
         assert len(sdk.all("connecting")) == 1
