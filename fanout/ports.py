@@ -33,10 +33,11 @@ class Topics:
 
 
 class LogRecord(Protocol):
-    """A record as read. ``timestamp`` is the broker's append time in ms; the shape is aiokafka's: nothing is copied."""
+    """A record as read. ``timestamp`` is the broker's append time in ms; the shape is aiokafka's: nothing is copied.
 
-    @property
-    def partition(self) -> int: ...
+    Its partition stands beside it, where it was polled.
+    """
+
     @property
     def offset(self) -> int: ...
     @property

@@ -13,11 +13,10 @@ from typing import Final
 import msgspec
 import structlog
 
-from fanout.core.errors import RecordError
 from fanout.core.limits import PARKED_PER_APPEND, PARKED_VALUE_BYTES_MAX
 from fanout.core.records import DEAD, Parked
-from fanout.ports import LogRecord
 from fanout.runtime import metrics
+from workers.poison import Poison
 from workers.steady_writer import SteadyWriter
 
 TEXT_MAX: Final = 512
@@ -25,8 +24,9 @@ TEXT_MAX: Final = 512
 _log: Final = structlog.get_logger(__name__)
 
 
-def parked(record: LogRecord, error: RecordError, topic: str) -> bytes:
+def parked(poison: Poison, topic: str) -> bytes:
     """Return the value of a dead-letter record; longer values and keys are cut, and the detail says so."""
+    partition, record, error = poison
     value, key = record.value or b"", record.key or b""
     detail = error.detail[:TEXT_MAX]
     if len(value) > PARKED_VALUE_BYTES_MAX:
@@ -36,7 +36,7 @@ def parked(record: LogRecord, error: RecordError, topic: str) -> bytes:
             reason=error.reason,
             detail=detail,
             topic=topic,
-            partition=record.partition,
+            partition=partition,
             offset=record.offset,
             at_ms=record.timestamp,
             key=key[:TEXT_MAX].decode(errors="backslashreplace"),
@@ -55,18 +55,18 @@ class DeadLetters:
         self._task: asyncio.Task[None] | None = None
         self.bytes = 0
 
-    def put(self, records: Sequence[tuple[LogRecord, RecordError]], done: Callable[[], None]) -> None:
+    def put(self, records: Sequence[Poison], done: Callable[[], None]) -> None:
         """Park records; nothing is committed past them before ``done``."""
-        for record, error in records:
+        for partition, record, error in records:
             metrics.RECORDS_PARKED.labels(error.reason).inc()
             _log.warning(
                 "record parked",
                 reason=error.reason,
                 topic=self._topic,
-                partition=record.partition,
+                partition=partition,
                 offset=record.offset,
             )
-        values = [parked(record, error, self._topic) for record, error in records]
+        values = [parked(poison, self._topic) for poison in records]
         self.bytes += sum(map(len, values))
         self._waiting.append((values, done))
         if self._task is None:

@@ -30,6 +30,7 @@ from fanout.ports import Clock, GroupReader, Log, LogRecord, MemberChange, Store
 from fanout.runtime import metrics
 from sharding.placement import partition_of, shard_key, shard_of
 from workers.dead_letters import DeadLetters
+from workers.poison import Poison
 from workers.steady_writer import SteadyWriter
 
 GROUP: Final = "fanout-member-workers"
@@ -224,14 +225,14 @@ class MemberWorker:
 
     async def _write(self, number: int, records: Sequence[LogRecord]) -> None:
         """Write one partition's records: the last word on each user counts, one batch per room shard."""
-        parked: list[tuple[LogRecord, RecordError]] = []
+        parked: list[Poison] = []
         shards: dict[tuple[str, int], dict[str, bytes | None]] = {}
         for record in records:
             try:
                 room, user, joined = read(record)
                 shard = await self._shard(number, room, user)
             except RecordError as error:
-                parked.append((record, error))
+                parked.append(Poison(number, record, error))
             else:
                 shards.setdefault((room, shard), {})[user] = joined
         applied = records[-1].offset + 1
@@ -264,7 +265,7 @@ class MemberWorker:
             del self._owned[owned.number]
         return True
 
-    async def _park(self, parked: Sequence[tuple[LogRecord, RecordError]]) -> None:
+    async def _park(self, parked: Sequence[Poison]) -> None:
         done = asyncio.Event()
         self._dead.put(parked, done.set)
         await done.wait()

@@ -7,6 +7,7 @@ those of its neighbours go on. Lives elsewhere: what a record does (``decide``),
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -23,6 +24,7 @@ from fanout.ports import Clock, Epochs, GroupReader, Log, LogRecord, RoomMeta
 from sharding.placement import partition_of
 from workers import decide
 from workers.commits import Commits, Ticket
+from workers.poison import poison
 from workers.turn import Ownership, Turn
 
 _log: Final = structlog.get_logger(__name__)
@@ -117,25 +119,36 @@ class Partition:
         return records
 
     def take(self, turn: Turn, records: Sequence[LogRecord]) -> None:
-        """Decide about records, in log order; those of rooms that are not in memory are held."""
+        """Decide about records, room by room and each in log order; those of rooms that are not in memory are held."""
         ticket = self.commits.take(records[-1].offset + 1, 1)
         self.next_offset = ticket.next_offset
-        turn.tickets.append((self.commits, ticket))
-        ownership, profiles, rooms, apply = self.ownership, self._profiles, self.rooms, decide.apply
-        turn.touched[ownership] = ticket.next_offset
+        by_room: defaultdict[bytes, list[LogRecord]] = defaultdict(list)
         for record in records:
-            room = rooms.get(record.key)  # type: ignore[arg-type]
+            key = record.key
+            if key is not None:
+                by_room[key].append(record)
+                continue
+            self._take_rooms(turn, by_room, ticket)  # what concerns several rooms stands between their records
+            by_room.clear()
             try:
-                if room is not None:
-                    apply(turn, ownership, room, record, profiles)
-                elif record.key is not None:
-                    self._hold(record, record.key, None, ticket, turn.begun_s)
-                else:
-                    self._take_keyless(turn, record, ticket)
-            except RecordError as error:
-                turn.parked.append((record, error))
-            except Exception as error:  # a bug of ours must not hold up all rooms of the partition for ever
-                turn.parked.append((record, _unexpected(record, error)))
+                self._take_keyless(turn, record, ticket)
+            except Exception as error:
+                turn.parked.append(poison(self.number, record, error))
+        self._take_rooms(turn, by_room, ticket)
+        turn.touched[self.ownership] = ticket.next_offset
+        turn.tickets.append((self.commits, ticket))
+
+    def _take_rooms(self, turn: Turn, by_room: Mapping[bytes, Sequence[LogRecord]], ticket: Ticket) -> None:
+        for key, records in by_room.items():
+            room = self.rooms.get(key)
+            if room is not None:
+                decide.apply(turn, self.ownership, room, records, self._profiles)
+                continue
+            for record in records:
+                try:
+                    self._hold(record, key, None, ticket, turn.begun_s)
+                except Exception as error:
+                    turn.parked.append(poison(self.number, record, error))
 
     def loaded(self, turn: Turn, metas: Mapping[bytes, RoomMeta | None], is_gone: Callable[[Target], bool]) -> None:
         """Take rooms in whose state has come from the store, and decide about the records held for them."""
@@ -182,15 +195,13 @@ class Partition:
         return forgotten
 
     def _take_held(self, turn: Turn, room: RoomState, record: LogRecord, action: Action | None) -> None:
+        if action is None:
+            decide.apply(turn, self.ownership, room, (record,), self._profiles)
+            return
         try:
-            if action is None:
-                decide.apply(turn, self.ownership, room, record, self._profiles)
-            else:
-                action(turn, room=room)
-        except RecordError as error:
-            turn.parked.append((record, error))
+            action(turn, room=room)
         except Exception as error:
-            turn.parked.append((record, _unexpected(record, error)))
+            turn.parked.append(poison(self.number, record, error))
 
     def _hold(self, record: LogRecord, key: bytes, action: Action | None, ticket: Ticket, now_s: float) -> None:
         held = self.held.get(key)
@@ -259,11 +270,6 @@ class Partition:
                 wrong = error  # the other rooms' shares are good; the record is parked once
         if wrong is not None:
             raise wrong
-
-
-def _unexpected(record: LogRecord, error: Exception) -> RecordError:
-    _log.error("a record could not be decided", partition=record.partition, offset=record.offset, exc_info=error)
-    return RecordError("unexpected", repr(error))
 
 
 def _room(held: Held, meta: RoomMeta | None) -> RoomState:

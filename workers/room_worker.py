@@ -1,11 +1,12 @@
 """The room worker: polls ``messages``, decides, hands chunks to the gateways' slots, keeps the history, commits.
 
 A thin shell: who owns what (``partitions``), what a record does (``decide``), appends (``lanes``, ``dead_letters``)
-and the history (``history_line``) stand in their own files. Each polled batch is cut into turns of 1,000 records, so
+and the history (``history_line``) stand in their own files. A poll is a turn, decided in slices of 1,000 records, so
 that the loop's other roles get theirs every few milliseconds.
 
     poll → turn (decide) → chunks acknowledged → history stored → epoch's highest offset → commit
            no waiting      per slot, in order    in order, behind   every 0.2 s            every 0.2 s
+           in slices       slice by slice        turn by turn
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class RoomWorker:
         self._tasks: list[asyncio.Task[None]] = []
         self._poll_task: asyncio.Task[None] | None = None
         self._turns = 0
+        self._open: Turn | None = None  # of the poll that is being decided
         self._rooms = 0
         self._is_draining = False
         self._ready = {"log": False, "store": False}
@@ -183,25 +185,25 @@ class RoomWorker:
                 await asyncio.sleep(POLL_S)
 
     async def _take(self, reader: GroupReader, polled: Mapping[int, Sequence[LogRecord]]) -> None:
-        """Decide about polled records, a turn at a time."""
+        """Decide about polled records, in slices; between two of them the loop's other roles get their turn."""
         begun_s = self._clock.monotonic_s()
-        turn = self._turn(begun_s)
         places = TURN_RECORDS
-        for number, records in polled.items():
-            owned = self._partitions.active.get(number)
-            taken = 0
-            due = self._due(reader, owned, records) if owned is not None else ()
-            while owned is not None and taken < len(due) and not owned.ownership.is_over:
-                part = due[taken : taken + places]
-                owned.take(turn, part)
-                taken += len(part)
-                places -= len(part)
-                if not places:
-                    self._send(turn)
-                    await asyncio.sleep(0)
-                    turn, places = self._turn(begun_s), TURN_RECORDS
-        if places < TURN_RECORDS:
-            self._send(turn)
+        try:
+            for number, records in polled.items():
+                owned = self._partitions.active.get(number)
+                taken = 0
+                due = self._due(reader, owned, records) if owned is not None else ()
+                while owned is not None and taken < len(due) and not owned.ownership.is_over:
+                    part = due[taken : taken + places]
+                    owned.take(self._open or self._begin(begun_s), part)
+                    taken += len(part)
+                    places -= len(part)
+                    if not places:
+                        self._pass_on()
+                        await asyncio.sleep(0)
+                        places = TURN_RECORDS
+        finally:
+            self._end()
         metrics.RECORDS_POLLED.labels(MESSAGES).inc(sum(map(len, polled.values())))
 
     def _due(self, reader: GroupReader, owned: Partition, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
@@ -214,21 +216,54 @@ class RoomWorker:
             _log.error("records are missing on the log", partition=owned.number, offset=owned.next_offset)
         return due
 
+    # --- turns ---
+
     def _turn(self, begun_s: float) -> Turn:
         self._turns += 1
         return Turn(self._turns, begun_s)
 
+    def _begin(self, begun_s: float) -> Turn:
+        """Open a turn: what anybody decides joins it, until it ends."""
+        self._open = self._turn(begun_s)
+        self._open.awaited = 1
+        return self._open
+
+    def _pass_on(self) -> None:
+        """Hand over what the open turn has decided. It goes on, so that a room makes one step of the history a poll."""
+        if self._open is None or self._open.is_large:
+            self._end()
+        else:
+            decide.cut(self._open)
+            self._hand_over(self._open)
+
+    def _end(self) -> None:
+        """End the open turn, where there is one."""
+        turn, self._open = self._open, None
+        if turn is not None:
+            self._send(turn)
+            self._part_acked(turn)
+
     def _send(self, turn: Turn) -> None:
         """Close a turn and send it on its way: chunks and parked records now, history behind them."""
         decide.close(turn)
+        self._hand_over(turn)
+        self._line.put(turn)
+        _count(turn)
+
+    def _decided(self, turn: Turn) -> None:
+        """Send what was decided beside the polls: at once, or with the open turn that it has joined."""
+        if turn is self._open:
+            self._pass_on()
+        else:
+            self._send(turn)
+
+    def _hand_over(self, turn: Turn) -> None:
         self._leases.note((slot.slot, slot.generation) for slot in turn.slots)
         if turn.parked:
             turn.awaited += 1
             self._dead.put(turn.parked, partial(self._part_acked, turn))
             turn.parked = []
         self._lanes.put(turn)
-        self._line.put(turn)
-        _count(turn)
         if any(partition.wanted for partition in self._partitions.active.values()):
             self._wanted.set()
 
@@ -281,12 +316,12 @@ class RoomWorker:
             for owned, keys in asked.items():
                 owned.ask_again(keys)
             return False
-        turn = self._turn(self._clock.monotonic_s())
+        turn = self._open or self._turn(self._clock.monotonic_s())
         for owned, keys in asked.items():
             found = dict(zip(keys, islice(metas, len(keys)), strict=True))
             if not owned.ownership.is_over:
                 owned.loaded(turn, found, self._leases.is_gone)
-        self._send(turn)
+        self._decided(turn)
         return True
 
     def _forget_rooms(self) -> None:
@@ -384,9 +419,9 @@ class RoomWorker:
         for owned in list(self._partitions.active.values()):
             keys = iter(list(owned.rooms))
             while part := list(islice(keys, TURN_RECORDS)):
-                turn = self._turn(self._clock.monotonic_s())
+                turn = self._open or self._turn(self._clock.monotonic_s())
                 owned.expire(turn, part, slot, generation)
-                self._send(turn)
+                self._decided(turn)
                 await asyncio.sleep(0)
                 if owned.ownership.is_over:
                     break

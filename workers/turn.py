@@ -1,20 +1,20 @@
-"""A turn: what a slice of polled records does, before any of it is done. Filled by ``decide`` and ``partition``.
+"""A turn: what the records of a poll do, before any of it is done. Filled by ``decide`` and ``partition``.
 
-A turn is decided without waiting, so turns never interleave: for a room the order of turns is the order of the log.
-Its chunks are appended first, then its changes go to the history in the order of turns, then its tickets are finished.
+One turn is open at a time and what is decided meanwhile joins it, so for a room the order of turns is the order of the
+log. Its chunks are appended first, slice by slice; then its changes, one a room, go to the history in the order of
+turns; then its tickets are finished.
 """
 
 from __future__ import annotations
 
-import msgspec
-
-from fanout.core.errors import RecordError
 from fanout.core.ledger import zeros
+from fanout.core.limits import TURN_BYTES_MAX, TURN_ROOMS_MAX
 from fanout.core.policy import DropReason
 from fanout.core.room_state import RoomState
-from fanout.ports import HistoryBatch, HistoryEntry, KeyedId, LogRecord
+from fanout.ports import HistoryBatch, HistoryEntry, KeyedId
 from workers.chunks import ChunkBuilder, SlotChunks
 from workers.commits import Commits, Ticket
+from workers.poison import Poison
 
 
 class Ownership:
@@ -36,7 +36,7 @@ class Ownership:
 
 
 class Draft:
-    """What a turn does in one room. ``entries`` are those of the open room batch: for the routes as they stand now.
+    """What a turn does in one room. ``entries`` are those of the open room batch, encoded: for the routes as they are.
 
     ``prev`` and ``n`` are the room's last reliable offset and count before the open room batch.
     """
@@ -48,7 +48,7 @@ class Draft:
         self.room = room
         self.prev = room.last
         self.n = room.n
-        self.entries: list[msgspec.Raw] = []
+        self.entries: list[bytes] = []
         self.size = 0
         self.stored: list[HistoryEntry] = []
         self.stored_bytes = 0
@@ -71,7 +71,7 @@ class Turn:
     """Chunks, parked records and changes of some records, and the tickets that are finished when all of it is done.
 
     ``begun_s`` is the monotonic time at which its records were polled, ``awaited`` counts appends that the log has not
-    acknowledged yet, ``touched`` the newest log offset + 1 by ownership.
+    acknowledged yet (and the turn itself while it is open), ``touched`` the newest log offset + 1 by ownership.
     """
 
     __slots__ = (
@@ -97,7 +97,7 @@ class Turn:
         self.chunks = ChunkBuilder()
         self.slots: list[SlotChunks] = []
         self.drafts: dict[RoomState, Draft] = {}
-        self.parked: list[tuple[LogRecord, RecordError]] = []
+        self.parked: list[Poison] = []
         self.changes: list[Change] = []
         self.tickets: list[tuple[Commits, Ticket]] = []
         self.touched: dict[Ownership, int] = {}
@@ -114,6 +114,12 @@ class Turn:
             draft = self.drafts[room] = Draft(ownership, room)
             room.touched = self.number
         return draft
+
+    @property
+    def is_large(self) -> bool:
+        """True where more would make one step of the history too large."""
+        drafts = self.drafts.values()
+        return len(drafts) >= TURN_ROOMS_MAX or sum(draft.stored_bytes for draft in drafts) >= TURN_BYTES_MAX
 
     def count_dropped(self, reason: DropReason, class_: int) -> None:
         """Count for the metrics; the room's ledger counts by itself."""

@@ -23,6 +23,7 @@ from aiokafka.errors import (
 )
 
 from fanout.adapters.kafka_client import Questions, bounded, close_quietly, is_cancelled
+from fanout.adapters.kafka_records import hand_out_bare_records
 from fanout.core.errors import Fenced, OutOfRange, Unavailable
 from fanout.ports import Assignment, LogRecord
 from fanout.runtime.metrics import REBUILDS
@@ -208,13 +209,14 @@ class KafkaReader:
 
 
 async def _start(consumer: Any) -> None:
-    """Start a consumer; raises Unavailable."""
+    """Start a consumer, which has nothing to read yet; raises Unavailable."""
     try:
         async with bounded("connect"):
             await consumer.start()
     except BaseException:
         await close_quietly(consumer.stop())
         raise
+    hand_out_bare_records(consumer)
 
 
 class KafkaGroupReader(KafkaReader):

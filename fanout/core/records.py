@@ -223,7 +223,10 @@ class Chunk(msgspec.Struct, array_like=True, gc=False):
 
 
 class RawRoomBatch(msgspec.Struct, array_like=True, gc=False):
-    """RoomBatch on the way out: its entries are encoded once, for the chunks and for the history."""
+    """RoomBatch on the way out: its entries were encoded once, for the chunks and for the history.
+
+    ``entries`` is the msgpack of the whole array.
+    """
 
     key: str
     source: int
@@ -232,7 +235,7 @@ class RawRoomBatch(msgspec.Struct, array_like=True, gc=False):
     epoch: str
     prev: int
     n: int
-    entries: list[msgspec.Raw]
+    entries: msgspec.Raw
     attached: Attached | None = None
     sessions: list[int] | None = None
 

@@ -39,13 +39,18 @@ class Noted:
 
 
 async def read(reader: LogReader, count: int) -> list[LogRecord]:
+    """Poll until ``count`` records have come; partitions one after the other."""
+    return [record for records in (await read_by_partition(reader, count)).values() for record in records]
+
+
+async def read_by_partition(reader: LogReader, count: int) -> dict[int, list[LogRecord]]:
     """Poll until ``count`` records have come."""
-    found: list[LogRecord] = []
+    found: dict[int, list[LogRecord]] = {}
     deadline_s = time.monotonic() + WAIT_S
-    while len(found) < count:
-        assert time.monotonic() < deadline_s, f"only {len(found)} of {count} records came"
-        for records in (await reader.poll(1_000, 0.5)).values():
-            found += records
+    while (came := sum(map(len, found.values()))) < count:
+        assert time.monotonic() < deadline_s, f"only {came} of {count} records came"
+        for partition, records in (await reader.poll(1_000, 0.5)).items():
+            found.setdefault(partition, []).extend(records)
     return found
 
 
@@ -65,10 +70,12 @@ async def test_records_come_in_the_order_they_were_appended_with_their_log_offse
     writer = await log.writer(durable=True)
     reader = await log.reader(MESSAGES, [1])
     placed = [await writer.append(MESSAGES, 1, b"key", b"%d" % number) for number in range(20)]
-    records = await read(reader, 20)
+    found = await read_by_partition(reader, 20)
+    assert list(found) == [1]
+    records = found[1]
     assert [record.value for record in records] == [b"%d" % number for number in range(20)]
     assert [record.offset for record in records] == [place.offset for place in placed] == list(range(20))
-    assert {(record.partition, record.key) for record in records} == {(1, b"key")}
+    assert {record.key for record in records} == {b"key"}
     assert [record.timestamp for record in records] == [place.at_ms for place in placed]
 
 
@@ -223,9 +230,8 @@ async def test_two_readers_of_a_group_share_the_partitions_and_one_takes_over(lo
     writer = await log.writer(durable=True)
     for partition in range(4):
         await writer.append(MESSAGES, partition, None, b"%d" % partition)
-    mine, theirs = await asyncio.gather(read(first, 2), read(second, 2))
-    assert {record.partition for record in mine} == left.owned
-    assert {record.partition for record in theirs} == right.owned
+    mine, theirs = await asyncio.gather(read_by_partition(first, 2), read_by_partition(second, 2))
+    assert (set(mine), set(theirs)) == (left.owned, right.owned)
     await second.close()
     await poll_until([first], lambda: left.owned == {0, 1, 2, 3})
 
@@ -332,6 +338,7 @@ async def test_records_of_many_partitions_all_arrive(log: Log) -> None:
     writer = await log.writer(durable=True)
     for partition, _ in itertools.product(range(4), range(5)):
         await writer.append_many(MESSAGES, partition, [(None, b"x")] * 100)
-    records = await read(reader, 2_000)
-    for partition in range(4):
-        assert [record.offset for record in records if record.partition == partition] == list(range(500))
+    found = await read_by_partition(reader, 2_000)
+    assert {partition: [record.offset for record in records] for partition, records in found.items()} == {
+        partition: list(range(500)) for partition in range(4)
+    }

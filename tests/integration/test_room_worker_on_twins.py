@@ -10,10 +10,10 @@ from prometheus_client import REGISTRY
 
 from fanout.adapters.memory import MemoryLog, MemoryState, Retention, memory_store
 from fanout.core.errors import Unavailable
-from fanout.core.limits import HISTORY_WAITING_S_MAX
+from fanout.core.limits import HISTORY_WAITING_S_MAX, TURN_RECORDS
 from fanout.core.messages import Priority
 from fanout.core.records import CHUNKS, DEAD, MEMBERS, MESSAGES, TASKS
-from fanout.ports import Appended, Lease, LogWriter, Topics
+from fanout.ports import Appended, HistoryBatch, Lease, LogWriter, Topics
 from tests.support import virtual_time
 from tests.support.rooms import detach, message, report
 from tests.support.virtual_time import LoopClock
@@ -106,6 +106,40 @@ def test_rooms_that_were_never_heard_of_cost_one_load_for_all() -> None:
         await world.settled()
         assert sum(loads) == len(ROOMS)
         assert len(loads) <= 2  # one for each poll that brought new rooms
+
+    play(scenario)
+
+
+def test_a_long_poll_goes_out_in_slices_and_makes_one_step_of_the_history_a_room() -> None:
+    async def scenario(world: TwinWorld) -> None:
+        other = next(room for room in ROOMS[1:] if world.partition(room) == world.partition(ROOM))
+        await world.worker()
+        gateway = await world.gateway(1)
+        await world.attach(ROOM, gateway)
+        await world.settled()
+        steps: list[list[str]] = []
+        history = world.store.history
+        store = history.store
+
+        async def noted(batches: Sequence[HistoryBatch]) -> Any:
+            steps.append([batch.key for batch in batches])
+            return await store(batches)
+
+        object.__setattr__(history, "store", noted)
+        values = [(ROOM.encode(), message(Priority.HIGH, number)) for number in range(2 * TURN_RECORDS + 500)]
+        # Its state is loaded between two slices, and what was held for it joins the open turn.
+        values.insert(10, (other.encode(), message(Priority.HIGH, 9)))
+        writer = await world.log.writer(durable=True)
+        await writer.append_many(MESSAGES, world.partition(ROOM), values)
+        await world.received(gateway, ROOM, list(range(2 * TURN_RECORDS + 500)))
+        await world.settled()
+        assert len([batch for batch in gateway.batches if batch.entries]) == 3
+        assert steps == [[ROOM, other]]
+        assert [entry.id for entry in await world.history(other)] == [9]
+        assert [entry.id for entry in await world.history(ROOM)] == list(
+            range(TURN_RECORDS + 500, 2 * TURN_RECORDS + 500)
+        )
+        assert (await world.ledger(ROOM))["kept"]["high"] == 2 * TURN_RECORDS + 500
 
     play(scenario)
 

@@ -106,6 +106,18 @@ def test_a_crash_at_any_point_changes_nothing(log: Log, crash: int, committed: i
     assert ledger.differences(ledger.report(second.room.encode())) == []
 
 
+@given(log=logs, slice_records=st.integers(1, 9))
+def test_slices_of_a_turn_change_nothing_but_the_cut_of_its_chunks(log: Log, slice_records: int) -> None:
+    whole, sliced = DecidedRoom(PROFILE), DecidedRoom(PROFILE)
+    for turn in log.turns():
+        whole.turn(turn)
+        sliced.turn(turn, slice_records=slice_records)
+    assert sliced.stored == whole.stored
+    assert sliced.received.keys() == whole.received.keys()
+    for slot, generation in whole.received:
+        assert sliced.entries(slot, generation) == whole.entries(slot, generation)
+
+
 @given(log=logs)
 def test_offsets_rise_and_the_chain_of_reliable_publications_is_whole(log: Log) -> None:
     decided = DecidedRoom(PROFILE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -41,7 +41,6 @@ class Rec(msgspec.Struct, frozen=True):
     value: bytes | None
     key: bytes | None = KEY
     timestamp: int = 1_000_000
-    partition: int = 0
 
 
 def message(
@@ -99,21 +98,27 @@ class DecidedRoom:
         self.stored: list[HistoryBatch] = []
         self.turns: list[Turn] = []
 
-    def turn(self, records: Iterable[Rec]) -> Turn:
-        """Decide about some records in one turn."""
+    def turn(self, records: Sequence[Rec], *, slice_records: int = 1_000) -> Turn:
+        """Decide about some records in one turn, of which a slice goes out at a time."""
         turn = Turn(len(self.turns) + 1, 0.0)
-        for record in records:
-            decide.apply(turn, self.ownership, self.room, record, PROFILES)
+        for start in range(0, len(records), slice_records):
+            decide.apply(turn, self.ownership, self.room, records[start : start + slice_records], PROFILES)
+            decide.cut(turn)
+            self._receive(turn)
         self.close(turn)
         return turn
 
-    def close(self, turn: Turn) -> None:
-        """Close a turn and keep what it brings."""
-        decide.close(turn)
+    def _receive(self, turn: Turn) -> None:
         for slot in turn.slots:
             batches = self.received.setdefault((slot.slot, slot.generation), [])
             for chunk in slot.chunks:
                 batches.extend(body(chunk, Chunk).rooms)
+        turn.slots = []
+
+    def close(self, turn: Turn) -> None:
+        """Close a turn and keep what it brings."""
+        decide.close(turn)
+        self._receive(turn)
         self.stored.extend(change.batch for change in turn.changes)
         self.turns.append(turn)
 

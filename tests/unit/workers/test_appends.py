@@ -17,6 +17,7 @@ from tests.support.rooms import Rec
 from workers.chunks import SlotChunks
 from workers.dead_letters import DeadLetters, parked
 from workers.lanes import ChunkLanes
+from workers.poison import Poison
 from workers.steady_writer import SteadyWriter
 from workers.turn import Turn
 
@@ -177,16 +178,16 @@ def test_a_lane_that_was_done_begins_again() -> None:
 
 
 def test_a_parked_record_says_where_it_stood_and_why_it_is_here() -> None:
-    record = Rec(7, b"\xff\x00", b"app/\xff", timestamp=99, partition=3)
+    record = Rec(7, b"\xff\x00", b"app/\xff", timestamp=99)
     assert msgspec.json.decode(
-        parked(record, RecordError("undecodable", "Message: no"), MESSAGES), type=Parked
+        parked(Poison(3, record, RecordError("undecodable", "Message: no")), MESSAGES), type=Parked
     ) == Parked("undecodable", "Message: no", "messages", 3, 7, 99, "app/\\xff", b"\xff\x00")
 
 
 @pytest.mark.parametrize("key", [None, b"k" * 10_000])
 def test_a_huge_record_is_cut_so_that_it_can_be_parked(key: bytes | None) -> None:
     record = Rec(7, b"x" * 900_000, key)
-    value = parked(record, RecordError("too_large", "d" * 100_000), MESSAGES)
+    value = parked(Poison(3, record, RecordError("too_large", "d" * 100_000)), MESSAGES)
     found = msgspec.json.decode(value, type=Parked)
     assert len(found.value) == PARKED_VALUE_BYTES_MAX
     assert found.detail.endswith("(cut from 900000 bytes)")
@@ -198,8 +199,10 @@ def test_records_are_parked_in_groups_and_said_to_be_done() -> None:
         log, done = NotedLog(), list[int]()
         dead = DeadLetters(await steady(log), MESSAGES)
         error = RecordError("undecodable", "no")
-        dead.put([(Rec(offset, None), error) for offset in range(PARKED_PER_APPEND + 2)], lambda: done.append(1))
-        dead.put([(Rec(99, b"x"), error)], lambda: done.append(2))
+        dead.put(
+            [Poison(0, Rec(offset, None), error) for offset in range(PARKED_PER_APPEND + 2)], lambda: done.append(1)
+        )
+        dead.put([Poison(0, Rec(99, b"x"), error)], lambda: done.append(2))
         assert dead.bytes > 0
         await asyncio.sleep(1)
         assert done == [1, 2] and dead.bytes == 0
@@ -218,7 +221,7 @@ def test_what_cannot_be_parked_waits_and_is_given_up_at_the_end() -> None:
         log, done = NotedLog(), list[int]()
         dead = DeadLetters(await steady(log), MESSAGES)
         log.stuck = {0}
-        dead.put([(Rec(1, b"x"), RecordError("undecodable", "no"))], lambda: done.append(1))
+        dead.put([Poison(0, Rec(1, b"x"), RecordError("undecodable", "no"))], lambda: done.append(1))
         await asyncio.sleep(1)
         await dead.close()
         assert done == []

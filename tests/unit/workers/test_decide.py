@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from fanout.core.errors import RecordError
 from fanout.core.ids import foreign_id
-from fanout.core.limits import CHUNK_BYTES_MAX, MESSAGE_BYTES_MAX
+from fanout.core.limits import CHUNK_BYTES_MAX, MESSAGE_BYTES_MAX, TURN_BYTES_MAX, TURN_ROOMS_MAX
 from fanout.core.messages import GROUP, LIVE, OPEN, Priority
 from fanout.core.policy import DropReason
 from fanout.core.records import (
@@ -27,7 +26,7 @@ from fanout.core.records import (
     RoomReport,
     encode,
 )
-from tests.support.rooms import PROFILES, ROOM, DecidedRoom, Rec, attach, detach, message, records, report
+from tests.support.rooms import KEY, PROFILES, ROOM, DecidedRoom, Rec, attach, detach, message, records, report
 from workers import decide
 from workers.turn import Turn
 
@@ -238,9 +237,8 @@ def test_what_is_no_record_of_ours_is_refused_and_changes_nothing(value: bytes |
     decided = DecidedRoom()
     turn = Turn(1, 0.0)
     before = decided.room.encode()
-    with pytest.raises(RecordError) as refused:
-        decide.apply(turn, decided.ownership, decided.room, Rec(0, value), PROFILES)
-    assert refused.value.reason == reason
+    decide.apply(turn, decided.ownership, decided.room, [Rec(0, value)], PROFILES)
+    assert [(one.record.offset, one.error.reason) for one in turn.parked] == [(0, reason)]
     decided.close(turn)
     assert decided.room.encode() == before
     assert decided.room.applied == 0
@@ -309,10 +307,10 @@ def test_an_announce_in_mid_batch_is_answered_behind_what_came_before_it() -> No
     decided = DecidedRoom()
     decided.turn(records([attach(3)]))
     turn = Turn(9, 0.0)
-    decide.apply(turn, decided.ownership, decided.room, Rec(1, message(Priority.HIGH)), PROFILES)
+    decide.apply(turn, decided.ownership, decided.room, [Rec(1, message(Priority.HIGH))], PROFILES)
     said = Announce(3, 1, 0, [report(head=0)])
     decide.announce(turn, decided.ownership, decided.room, 2, said, said.rooms[0])
-    decide.apply(turn, decided.ownership, decided.room, Rec(3, message(Priority.HIGH)), PROFILES)
+    decide.apply(turn, decided.ownership, decided.room, [Rec(3, message(Priority.HIGH))], PROFILES)
     decided.close(turn)
     assert batches(decided, 3)[1:] == [(0, 0, [2], None), (2, 1, [], 2), (2, 1, [4], None)]
 
@@ -320,10 +318,10 @@ def test_an_announce_in_mid_batch_is_answered_behind_what_came_before_it() -> No
 def test_an_announce_heals_a_route_that_was_lost() -> None:
     decided = DecidedRoom()
     turn = Turn(1, 0.0)
-    decide.apply(turn, decided.ownership, decided.room, Rec(0, message(Priority.HIGH)), PROFILES)
+    decide.apply(turn, decided.ownership, decided.room, [Rec(0, message(Priority.HIGH))], PROFILES)
     said = Announce(3, 1, 0, [report(head=1)])
     decide.announce(turn, decided.ownership, decided.room, 1, said, said.rooms[0])
-    decide.apply(turn, decided.ownership, decided.room, Rec(2, message(Priority.HIGH)), PROFILES)
+    decide.apply(turn, decided.ownership, decided.room, [Rec(2, message(Priority.HIGH))], PROFILES)
     decided.close(turn)
     assert batches(decided, 3) == [(1, 1, [], 1), (1, 1, [3], None)]
 
@@ -361,7 +359,7 @@ def test_a_budget_changes_the_shared_slots_from_where_it_stands() -> None:
     turn = Turn(1, 0.0)
     decide.put_in_force(turn, decided.ownership, decided.room, 0, (5, 90_000))
     for offset in range(1, 11):
-        decide.apply(turn, decided.ownership, decided.room, Rec(offset, message()), PROFILES)
+        decide.apply(turn, decided.ownership, decided.room, [Rec(offset, message())], PROFILES)
     decided.close(turn)
     assert decided.room.ledger.kept == [0, 0, 5, 0]
     assert decided.room.values.members == 90_000
@@ -375,9 +373,9 @@ def test_a_lost_gateway_gets_nothing_more_and_its_deliveries_are_unreported() ->
     decided.turn(records([attach(3)]))
     announced(decided, 1, [report(subscriptions=4)])
     turn = Turn(5, 0.0)
-    decide.apply(turn, decided.ownership, decided.room, Rec(2, message(Priority.HIGH)), PROFILES)
+    decide.apply(turn, decided.ownership, decided.room, [Rec(2, message(Priority.HIGH))], PROFILES)
     decide.expire(turn, decided.ownership, decided.room, 3, 1)
-    decide.apply(turn, decided.ownership, decided.room, Rec(3, message(Priority.HIGH)), PROFILES)
+    decide.apply(turn, decided.ownership, decided.room, [Rec(3, message(Priority.HIGH))], PROFILES)
     decided.close(turn)
     assert [entry.offset for entry in decided.entries(3)] == [3]
     assert decided.room.stays[3].gone == (0, 1, 0, 0)
@@ -390,6 +388,72 @@ def test_a_loss_that_does_not_concern_the_room_leaves_no_trace() -> None:
     decide.expire(turn, decided.ownership, decided.room, 4, 1)
     decided.close(turn)
     assert turn.changes == []
+
+
+def test_slices_of_a_turn_go_out_one_after_the_other_and_make_one_step_of_the_history() -> None:
+    decided = DecidedRoom(OPEN)
+    values = [attach(3), *[message(Priority.HIGH)] * 5]
+    (change,) = decided.turn(records(values), slice_records=2).changes
+    assert batches(decided, 3) == [(0, 0, [], 0), (0, 0, [2], None), (2, 1, [3, 4], None), (4, 3, [5, 6], None)]
+    assert [entry.offset for entry in change.batch.entries] == [2, 3, 4, 5, 6]
+    assert change.batch.applied == 6
+    assert decided.room.loans == 1
+
+
+def test_a_slice_without_messages_sends_nothing() -> None:
+    decided = DecidedRoom()
+    turn = Turn(1, 0.0)
+    decide.cut(turn)
+    assert turn.slots == []
+    decided.close(turn)
+    assert turn.changes == []
+
+
+def test_a_turn_is_large_by_its_rooms_or_by_what_they_have_for_the_history() -> None:
+    turn, loud = Turn(1, 0.0), Turn(2, 0.0)
+    large = []
+    for decided in (DecidedRoom() for _ in range(TURN_ROOMS_MAX)):
+        large.append(turn.is_large)
+        turn.draft(decided.ownership, decided.room)
+    assert [*large, turn.is_large] == [False] * TURN_ROOMS_MAX + [True]
+    loud.draft(decided.ownership, decided.room).stored_bytes = TURN_BYTES_MAX - 1
+    assert [loud.is_large] == [False]
+    loud.draft(decided.ownership, decided.room).stored_bytes += 1
+    assert [loud.is_large] == [True]
+
+
+class Broken:
+    """A record that raises what nobody expects when its time is asked for."""
+
+    offset = 1
+    key = KEY
+    value = message(Priority.HIGH)
+
+    @property
+    def timestamp(self) -> int:
+        """Raise."""
+        raise OverflowError("a bug of ours")
+
+
+def test_a_bug_costs_the_record_that_meets_it_and_not_its_neighbours() -> None:
+    decided = DecidedRoom()
+    high = message(Priority.HIGH)
+    turn = Turn(1, 0.0)
+    decide.apply(turn, decided.ownership, decided.room, [Rec(0, high), Broken(), Rec(2, high)], PROFILES)
+    assert [(one.record.offset, one.error.reason) for one in turn.parked] == [(1, "unexpected")]
+    decided.close(turn)
+    assert [(entry.offset, entry.prev) for entry in decided.history()] == [(1, 0), (3, 1)]
+    assert decided.room.applied == 3
+
+
+def test_messages_around_a_control_record_are_decided_in_their_order() -> None:
+    decided = DecidedRoom()
+    foreign = b'{"room":"live:stage","data":{"a":1},"priority":"high"}'
+    high = message(Priority.HIGH, 7)
+    decided.turn(records([high, attach(3), high, foreign, b"\x01", high, attach(4), high]))
+    assert [entry.offset for entry in decided.history()] == [1, 3, 4, 6, 8]
+    assert batches(decided, 3) == [(1, 1, [], 1), (1, 1, [3, 4, 6], None), (6, 4, [8], None)]
+    assert batches(decided, 4) == [(6, 4, [], 6), (6, 4, [8], None)]
 
 
 def test_a_turn_tells_the_store_everything_about_a_room_in_one_step() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from fanout.core.messages import Priority, Profiles
-from fanout.core.records import ANNOUNCE, BUDGET, TICK, Announce, Budget, RoomReport, encode
+from fanout.core.records import ANNOUNCE, BUDGET, TICK, Announce, Budget, Chunk, RoomReport, body, encode
 from fanout.core.room_state import RoomState, Target
 from fanout.ports import LogRecord, RoomMeta
 from sharding.placement import partition_of
@@ -54,7 +54,7 @@ def meta(state: bytes = b"", *, applied: int = 0, head: int = 0) -> RoomMeta:
 
 
 def reasons(turn: Turn) -> list[str]:
-    return [error.reason for _, error in turn.parked]
+    return [poison.error.reason for poison in turn.parked]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_poison_is_parked_and_its_neighbours_go_on(partition: Partition) -> None
     take(partition, [Rec(10, HIGH, A)])
     load(partition, {A: None})
     turn = take(partition, [Rec(11, b"\x01", A), Rec(12, HIGH, A)], 3)
-    assert [(record.offset, error.reason) for record, error in turn.parked] == [(11, "short_header")]
+    assert [(one.partition, one.record.offset, one.error.reason) for one in turn.parked] == [(2, 11, "short_header")]
     assert [entry.offset for change in turn.changes for entry in change.batch.entries] == [13]
 
 
@@ -219,6 +219,21 @@ def test_of_an_announce_with_a_room_of_another_partition_the_rest_counts(partiti
     turn = take(partition, [Rec(10, both, None)])
     assert reasons(turn) == ["wrong_partition"]
     assert list(partition.held) == [B]
+
+
+def test_an_announce_stands_between_the_records_of_its_rooms(partition: Partition) -> None:
+    take(partition, [Rec(10, attach(3), A), Rec(11, attach(3), B)])
+    load(partition, {A: None, B: None})
+    both = announce(report(key=A.decode(), head=10), report(key=B.decode(), head=11))
+    turn = take(
+        partition, [Rec(12, HIGH, B), Rec(13, HIGH, A), Rec(14, both, None), Rec(15, HIGH, A), Rec(16, HIGH, B)], 3
+    )
+    (slot,) = turn.slots
+    batches = [room for chunk in slot.chunks for room in body(chunk, Chunk).rooms]
+    for key, first, second in ((A, 14, 16), (B, 13, 17)):
+        mine = [batch for batch in batches if batch.key == key.decode()]
+        assert [[entry.offset for entry in batch.entries] for batch in mine] == [[first], [], [second]]
+        assert mine[1].attached is not None and mine[1].attached.head == first
 
 
 def test_a_budget_concerns_its_rooms_and_a_tick_nobody(partition: Partition) -> None:

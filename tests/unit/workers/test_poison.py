@@ -78,7 +78,7 @@ def decided(records: Sequence[LogRecord]) -> tuple[Partition, Turn]:
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
 def test_a_poison_record_is_parked_and_its_neighbours_are_published(poison: bytes) -> None:
     partition, turn = decided([Rec(1, HIGH, key=ROOM), Rec(2, poison, key=ROOM), Rec(3, HIGH, key=ROOM)])
-    assert [record.offset for record, _ in turn.parked] == [2]
+    assert [one.record.offset for one in turn.parked] == [2]
     assert partition.rooms[ROOM].ledger.kept == [0, 2, 0, 0]
     assert partition.rooms[ROOM].last == 4
     assert all(len(chunk) <= CHUNK_BYTES_MAX for slot in turn.slots for chunk in slot.chunks)
@@ -87,7 +87,7 @@ def test_a_poison_record_is_parked_and_its_neighbours_are_published(poison: byte
 @pytest.mark.parametrize("poison", KEYLESS_POISON.values(), ids=KEYLESS_POISON.keys())
 def test_a_poison_announce_is_parked_and_leaves_the_room_alone(poison: bytes) -> None:
     partition, turn = decided([Rec(1, poison, key=None), Rec(2, HIGH, key=ROOM)])
-    assert [record.offset for record, _ in turn.parked] == [1]
+    assert [one.record.offset for one in turn.parked] == [1]
     assert partition.rooms[ROOM].targets == ((1, 1),)
     assert partition.rooms[ROOM].last == 3
 
@@ -97,5 +97,5 @@ def test_a_room_that_is_still_being_loaded_parks_its_poison_too() -> None:
     partition.take(Turn(1, 5.0), [Rec(0, nested(), key=ROOM), Rec(1, HIGH, key=ROOM)])
     turn = Turn(2, 5.0)
     partition.loaded(turn, dict.fromkeys(partition.ask(100)), lambda target: False)
-    assert [record.offset for record, _ in turn.parked] == [0]
+    assert [one.record.offset for one in turn.parked] == [0]
     assert partition.rooms[ROOM].last == 2

@@ -1,0 +1,146 @@
+"""Messages of a room become publications, or are dropped; all of them are counted. In log order, without I/O.
+
+What every message needs is held in local names while the messages of one room and turn pass: looking up and counting is
+half of what a message costs the worker.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from fanout.core.errors import RecordError
+from fanout.core.limits import MESSAGE_BYTES_MAX, MESSAGE_RECORD_BYTES_MAX
+from fanout.core.messages import PRIORITIES, Kind
+from fanout.core.policy import DropReason, take_slot
+from fanout.core.records import AUDIENCE, HEADER, HEADER_BYTES, KEYED, MERGE, MESSAGE, VERSION, Message
+from fanout.core.room_state import Keyed, RoomState
+from fanout.ports import HistoryEntry, KeyedId, LogRecord
+from workers.chunks import ROOM_BATCH_BYTES_MAX
+from workers.poison import poison
+from workers.room_batch import close_room_batch
+from workers.turn import Draft, Ownership, Turn
+
+Parsed = tuple[LogRecord, int, int, int, int, Message]  # a record, its log offset, class, flags, id, body
+
+_unpack: Final = HEADER.unpack_from
+_decode: Final = msgspec.msgpack.Decoder(Message).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
+_RELIABLE: Final = Kind.RELIABLE.value
+_EPHEMERAL: Final = Kind.EPHEMERAL.value
+_CLASSES: Final = len(PRIORITIES)
+_KEYED: Final = DropReason.KEYED
+# One for some must never reach everybody because this version cannot tell them apart.
+_NOT_YET: Final = AUDIENCE | MERGE
+
+
+def parse(record: LogRecord, offset: int) -> Parsed | None:
+    """Return a MESSAGE record, read and checked, or None for every other record; raises RecordError."""
+    value = record.value
+    try:
+        version, kind, class_, flags, id_ = _unpack(value)  # type: ignore[arg-type]
+    except (struct.error, TypeError):
+        return None
+    if kind != MESSAGE or version != VERSION:
+        return None
+    assert value is not None, "it has a header"
+    if len(value) > MESSAGE_RECORD_BYTES_MAX:  # names can be as long as data; an entry must fit into a chunk
+        raise RecordError("too_large", f"{len(value)} bytes, at most {MESSAGE_RECORD_BYTES_MAX}")
+    try:
+        message = _decode(value[HEADER_BYTES:])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RecordError("undecodable", f"Message: {error}") from error
+    if class_ >= _CLASSES or len(message.data) > MESSAGE_BYTES_MAX or flags & _NOT_YET:
+        _refuse(class_, message)
+    if message.audience is not None or message.merge is not None:
+        _refuse(class_, message)
+    return record, offset, class_, flags, id_, message
+
+
+def publish(turn: Turn, ownership: Ownership, room: RoomState, messages: Sequence[Parsed]) -> None:
+    """Decide about messages of one room; their log offsets rise and are none that the room has applied."""
+    draft = turn.draft(ownership, room)
+    thinning, kinds, targets, thinned = room.thinning, room.kinds, room.targets, room.profile.thinned
+    accepted, kept, kept_in_turn = room.ledger.accepted, room.ledger.kept, turn.kept
+    clock_ms, head, last, n = thinning.clock_ms, room.head, room.last, room.n
+    for record, offset, class_, flags, id_, message in messages:
+        try:
+            position, at_ms = offset + 1, record.timestamp
+            if at_ms > clock_ms:
+                clock_ms = thinning.clock_ms = at_ms
+            accepted[class_] += 1
+            reason = None
+            if flags & KEYED and _is_repeat(draft, room, id_, position):
+                reason = _KEYED
+            elif thinned:
+                reason = take_slot(thinning, room.profile, room.shared_slots, PRIORITIES[class_], message.sender)
+            if reason is not None:
+                _drop(turn, room, reason, class_)
+                continue
+            kept[class_] += 1
+            kept_in_turn[class_] += 1
+            kind, prev = kinds[class_], last
+            if kind == _RELIABLE:
+                head = last = position
+                n += 1
+            elif kind != _EPHEMERAL:
+                head = position
+            elif not targets:
+                continue
+            encoded = _encode(  # the places of records.Entry; as a tuple, which is made in half the time
+                (
+                    position,
+                    0,
+                    kind,
+                    class_,
+                    prev,
+                    n,
+                    id_,
+                    clock_ms,
+                    message.sent_ms,
+                    message.data,
+                    message.sender,
+                    message.type,
+                    message.tags,
+                    flags,
+                )
+            )
+            size = len(encoded)
+            if kind != _EPHEMERAL:
+                draft.stored.append(HistoryEntry(position, kind, prev, clock_ms, encoded))
+                draft.stored_bytes += size
+            if targets:
+                if draft.size + size > ROOM_BATCH_BYTES_MAX and draft.entries:
+                    close_room_batch(turn, draft, prev, n - (kind == _RELIABLE))
+                draft.size += size
+                draft.entries.append(encoded)
+        except Exception as error:
+            turn.parked.append(poison(ownership.partition, record, error))
+    room.head, room.last, room.n, room.applied = head, last, n, messages[-1][1] + 1
+
+
+def _refuse(class_: int, message: Message) -> None:
+    if class_ >= _CLASSES:
+        raise RecordError("unknown_class", f"classes are 0 to {_CLASSES - 1}, this one is {class_}")
+    if len(message.data) > MESSAGE_BYTES_MAX:
+        raise RecordError("too_large", f"data: {len(message.data)} bytes, at most {MESSAGE_BYTES_MAX}")
+    raise RecordError("not_available", "this version delivers to everybody and folds nothing")
+
+
+def _drop(turn: Turn, room: RoomState, reason: DropReason, class_: int) -> None:
+    room.drop(reason, class_)
+    turn.count_dropped(reason, class_)
+
+
+def _is_repeat(draft: Draft, room: RoomState, id_: int, position: int) -> bool:
+    keyed, at_ms = room.keyed, room.thinning.clock_ms
+    if keyed is None:
+        keyed = room.keyed = Keyed()
+    if keyed.is_repeat(id_, position, at_ms):
+        return True
+    keyed.add(id_, position, at_ms)
+    draft.keyed.append(KeyedId(id_, position, at_ms))
+    return False
