@@ -190,6 +190,24 @@ ROWS: Final = (
                 ),
             ),
             Panel(
+                "Waiting to come in",
+                "short",
+                (
+                    (total("fanout_connects_waiting"), "waiting"),
+                    (rate("fanout_connects_refused_total", "reason"), "told to come later, a second: {{reason}}"),
+                ),
+                "After a cut connects come in at a rate; those beyond the line are told when to come again.",
+            ),
+            Panel("Wait before coming in", "s", _times("fanout_connect_wait_seconds")),
+            Panel(
+                "Room for clients",
+                "short",
+                (
+                    (total("fanout_sessions_max"), "sessions that the limit of open files allows"),
+                    (total("fanout_process_free_descriptors", "pid"), "free in process {{pid}}"),
+                ),
+            ),
+            Panel(
                 "Subscriptions",
                 "short",
                 (
@@ -264,6 +282,21 @@ ROWS: Final = (
                 ((f"sum by (instance) (rate(process_cpu_seconds_total{_JOB}[$__rate_interval]))", "{{instance}}"),),
             ),
             Panel("Memory", "bytes", ((f"sum by (instance) (process_resident_memory_bytes{_JOB})", "{{instance}}"),)),
+            Panel(
+                "CPU of processes behind one port",
+                "percentunit",
+                ((rate("fanout_process_cpu_seconds", "pid"), "process {{pid}}"),),
+            ),
+            Panel(
+                "Memory of processes behind one port",
+                "bytes",
+                ((total("fanout_process_resident_bytes", "pid"), "process {{pid}}"),),
+            ),
+            Panel(
+                "Processes started again",
+                "cps",
+                ((rate("fanout_process_restarts_total", "cause"), "{{cause}}"),),
+            ),
         ),
     ),
 )

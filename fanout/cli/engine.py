@@ -24,6 +24,7 @@ from fanout.core.errors import Unavailable
 from fanout.core.limits import DRAIN_WORKER_S
 from fanout.core.messages import Profiles
 from fanout.core.records import MESSAGES
+from fanout.gateway.admission import ConnectRate
 from fanout.gateway.server import Gateway, GatewaySettings
 from fanout.ports import Clock, Log, Store, Topics
 from fanout.runtime.apps import Apps
@@ -112,6 +113,8 @@ class Engine:
                 deflate=settings.deflate,
                 address=settings.address,
                 reuse_port=settings.processes > 1,
+                connects=ConnectRate(settings.connects_per_s, settings.connect_burst),
+                drain_s=settings.drain_s,
             ),
             http_app=app,
         )

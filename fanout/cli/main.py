@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fanout.core.errors import ConfigError, FanoutError
+from fanout.core.limits import CONNECT_BURST, CONNECTS_PER_S, DRAIN_GATEWAY_S
 
 app = typer.Typer(
     name="fanout",
@@ -50,6 +51,13 @@ def serve(
         bool,
         typer.Option("--deflate/--no-deflate", envvar="FANOUT_DEFLATE", help="Compress for clients that offer it"),
     ] = True,
+    connects_per_s: Annotated[
+        float, typer.Option(envvar="FANOUT_CONNECTS_PER_S", help="WebSockets that a process lets in a second")
+    ] = CONNECTS_PER_S,
+    connect_burst: Annotated[int, typer.Option(envvar="FANOUT_CONNECT_BURST", help="... and at once")] = CONNECT_BURST,
+    drain_s: Annotated[
+        float, typer.Option("--drain-s", envvar="FANOUT_DRAIN_S", help="Seconds to send all sessions away")
+    ] = DRAIN_GATEWAY_S,
 ) -> None:
     """Run the engine: all roles in one process in memory, or chosen roles on Kafka and Redis."""
     from fanout.runtime.logs import configure_logs
@@ -68,6 +76,9 @@ def serve(
         address=address,
         origins=tuple(origin.strip() for origin in origins.split(",") if origin.strip()),
         deflate=deflate,
+        connects_per_s=connects_per_s,
+        connect_burst=connect_burst,
+        drain_s=drain_s,
     ).check()
     if processes > 1:
         share_metrics()

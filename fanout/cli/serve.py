@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 import uvloop
 
@@ -15,12 +16,25 @@ from fanout.cli.engine import Engine
 from fanout.cli.terminal import say
 from fanout.core.errors import ConfigError, Unavailable
 from fanout.runtime.apps import Apps
-from fanout.runtime.process import ReadyPipe, Supervisor, calm_gc, forget_metrics, reserve_port
+from fanout.runtime.descriptors import raise_limit
+from fanout.runtime.metrics import MULTIPROCESS_ENV, RESTARTS, leave_place, take_place
+from fanout.runtime.process import (
+    CONFIG_CODE,
+    DEPENDENCY_CODE,
+    ReadyPipe,
+    Supervisor,
+    calm_gc,
+    forget_metrics,
+    reserve_port,
+)
 from fanout.runtime.settings import ServeSettings
+
+_UNAVAILABLE_CODE: Final = 1  # no log or no store at the start
 
 
 def serve(settings: ServeSettings) -> int:
     """Run until SIGTERM or SIGINT; return the exit status. Raises ConfigError for flags that cannot work."""
+    raise_limit()
     apps = Apps.insecure() if settings.insecure else Apps.from_env(os.environ)
     if settings.processes == 1:
         return uvloop.run(_run(settings, apps, on_start=lambda engine: _say_listening(settings, engine)))
@@ -34,15 +48,23 @@ def _serve_several(settings: ServeSettings, apps: Apps) -> int:
     started = ReadyPipe(settings.processes)
 
     def child(index: int) -> int:
-        return uvloop.run(_run(settings, apps, on_start=lambda engine: started.tell()))
+        take_place(index)
+        code = uvloop.run(_run(settings, apps, on_start=lambda engine: started.tell(index)))
+        return DEPENDENCY_CODE if code == _UNAVAILABLE_CODE else code
+
+    def forked() -> None:
+        started.wait(lambda: say(_listening(settings, settings.port)))
 
     try:
-        return Supervisor(
-            settings.processes, child, forked=lambda: started.wait(lambda: say(_listening(settings, settings.port)))
-        ).run()
+        return Supervisor(settings.processes, child, forked=forked, ended=_note_end).run()
     finally:
         reserved.close()
-        forget_metrics(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+        forget_metrics(os.environ[MULTIPROCESS_ENV])
+
+
+def _note_end(index: int, cause: str) -> None:
+    leave_place(index)
+    RESTARTS.labels(cause).inc()
 
 
 def _say_listening(settings: ServeSettings, engine: Engine) -> None:
@@ -66,7 +88,7 @@ async def _run(settings: ServeSettings, apps: Apps, *, on_start: Callable[[Engin
         await engine.start()
     except (Unavailable, ConfigError) as error:
         sys.stderr.write(f"fanout: {error}\n")
-        return 2 if isinstance(error, ConfigError) else 1
+        return CONFIG_CODE if isinstance(error, ConfigError) else _UNAVAILABLE_CODE
     calm_gc()
     on_start(engine)
     await stop.wait()

@@ -11,9 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from fanout.runtime.metrics import READY
-
-MULTIPROCESS_ENV = "PROMETHEUS_MULTIPROC_DIR"
+from fanout.runtime.metrics import MULTIPROCESS_ENV, READY
 
 
 def build_ops(readiness: Callable[[], Awaitable[Mapping[str, bool]]]) -> list[HTTPRouteHandler]:

@@ -38,6 +38,9 @@ class ConnectRate(NamedTuple):
     burst: int = CONNECT_BURST
 
 
+DEFAULT_RATE: Final = ConnectRate()
+
+
 class Waiting(Protocol):
     """A connection in line."""
 

@@ -1,7 +1,7 @@
 """One wheel for all sessions: pings, missing pongs, and connections that are late with what they owe.
 
-Time is counted in turns of the wheel, not by the clock: after a stall of the loop every deadline has moved with it,
-so that nobody is closed for a pong that has arrived but was not read yet (FAULTS 33).
+Time is counted in turns of the wheel, and at each turn the sockets are read before anybody is judged: after a stall of
+the loop nobody is closed for a pong, a handshake or a connect that has arrived but was not read yet (FAULTS 33).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ logger = structlog.get_logger(__name__)
 
 _TURN_S_MAX: Final = 1.0
 _PINGS_AT_ONCE: Final = 500  # then the loop gets a turn
+_TURNS_TO_READ: Final = 2
 
 
 class Late(Protocol):
@@ -109,6 +110,7 @@ class Heartbeat:
         turn = 0
         while True:
             await asyncio.sleep(self._turn_s)
+            await _sockets_are_read()
             now_s = self._clock.monotonic_s()
             turn += 1
             try:
@@ -132,6 +134,12 @@ class Heartbeat:
                 PINGS.inc()
             if count % _PINGS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+
+
+async def _sockets_are_read() -> None:
+    """Return when the loop has looked at its sockets: timers run before them, callbacks of one turn after them."""
+    for _ in range(_TURNS_TO_READ):
+        await asyncio.sleep(0)
 
 
 def _guarded(session: Session, look: Callable[[], None]) -> None:

@@ -129,6 +129,13 @@ class Hub:
             room.hole.task.cancel()
         ROOMS.dec()
 
+    async def close(self) -> None:
+        """Stop filling holes; what waits behind them is not taken any more."""
+        tasks = [one.hole.task for one in self.rooms.values() if one.hole is not None and one.hole.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def age(self) -> None:
         """Let some of the rings forget what is older than they keep; in thirty calls it is the turn of each."""
         if not self._aging:

@@ -16,13 +16,16 @@ from fanout.core.errors import UNAVAILABLE, Refused, Unavailable
 from fanout.core.limits import REPLAY_BYTES_MAX, REPLAY_ENTRIES_MAX
 from fanout.core.messages import Kind
 from fanout.core.records import Entry
-from fanout.core.room_log import STORED_KINDS, Publication, RoomLog, tally
+from fanout.core.room_log import STORED_KINDS, Publication, RoomLog
 from fanout.gateway.history import EdgeHistory, Page
+from fanout.gateway.replay import NO_REPLAY, Replay, Replays
 from fanout.gateway.room import Room, Subscription
 from fanout.gateway.wires import WIRE_CODECS
 from fanout.ports import Clock
 from fanout.runtime.metrics import RESUBSCRIBED
 
+_RECOVERED: Final = RESUBSCRIBED.labels("true")
+_NOT_RECOVERED: Final = RESUBSCRIBED.labels("false")
 _READS_PER_ROOM: Final = 4  # of resumes that the ring cannot serve; the others wait, and mostly find it filled then
 _ENVELOPE_BYTES: Final = 128  # around a publication's payload in a reply
 REPLY_BYTES: Final = REPLAY_BYTES_MAX - 65_536  # envelopes included a reply stays below 1 MiB, where clients give up
@@ -34,8 +37,13 @@ class Resumed(NamedTuple):
     recovered: bool
     offset: int
     epoch: str
-    entries: Sequence[Entry]
+    replay: Replay
     behind: bool
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """What is replayed in the reply."""
+        return self.replay.entries
 
 
 class Recovery:
@@ -44,6 +52,11 @@ class Recovery:
     def __init__(self, history: EdgeHistory, clock: Clock) -> None:
         self._history = history
         self._clock = clock
+        self._replays = Replays()
+
+    def forget(self) -> None:
+        """Let go of what nobody may ask for again; to be called every second or so."""
+        self._replays.forget()
 
     async def prepare(self, room: Room, epoch: str, offset: int) -> Page | None:
         """Return what the history has after an offset, where the ring does not say enough by itself; raises Refused.
@@ -92,12 +105,12 @@ class Recovery:
         if epoch == log.epoch:
             if log.is_ahead(offset):
                 room.join_ahead(subscription, offset)
-                outcome = Resumed(True, offset, epoch, (), False)
+                outcome = Resumed(True, offset, epoch, NO_REPLAY, False)
             elif log.chain_covers(offset):
                 outcome = self._from_ring(subscription, log, offset)
             else:
                 outcome = self._from_page(subscription, log, offset, page)
-        RESUBSCRIBED.labels("true" if outcome else "false").inc()
+        (_RECOVERED if outcome else _NOT_RECOVERED).inc()
         return outcome
 
     def fresh(self, subscription: Subscription) -> Resumed:
@@ -105,20 +118,15 @@ class Recovery:
         room = subscription.room
         log = room.known_log
         behind = room.join(subscription, log.end)
-        return Resumed(False, log.head, log.epoch, (), behind)
+        return Resumed(False, log.head, log.epoch, NO_REPLAY, behind)
 
     def _from_ring(self, subscription: Subscription, log: RoomLog, offset: int) -> Resumed:
-        read = log.read(
-            log.sequence_at(offset),
-            entries_max=REPLAY_ENTRIES_MAX,
-            bytes_max=REPLY_BYTES,
-            size=_size,
-            kinds=STORED_KINDS,
-        )
-        entries = _shown(subscription, (publication.entry for publication in read.publications))
-        subscription.room.ledger.replay(tally(entries))
-        behind = subscription.room.join(subscription, read.sent)
-        return Resumed(True, offset, log.epoch, entries, behind)
+        room, wire = subscription.room, subscription.session.wire
+        key = (room.key, log.epoch, log.first, log.end, offset, wire)
+        replay = self._replays.get(key) or self._replays.keep(key, _read(log, offset, wire))
+        room.ledger.replay(replay.counts)
+        behind = room.join(subscription, replay.sent)
+        return Resumed(True, offset, log.epoch, replay, behind)
 
     def _from_page(self, subscription: Subscription, log: RoomLog, offset: int, page: Page | None) -> Resumed | None:
         if page is None:
@@ -135,18 +143,30 @@ class Recovery:
             behind = True
         else:
             raise Refused(UNAVAILABLE, "the history has not been written up to here; try again")
-        entries = _shown(subscription, page.entries)
-        room.ledger.replay(tally(entries))
-        return Resumed(True, offset, log.epoch, entries, behind)
+        replay = Replay(_shown(subscription.session.wire, page.entries))
+        room.ledger.replay(replay.counts)
+        return Resumed(True, offset, log.epoch, replay, behind)
 
 
 def _needs_history(log: RoomLog, epoch: str, offset: int) -> bool:
     return epoch == log.epoch and not log.is_ahead(offset) and not log.covers(offset)
 
 
-def _shown(subscription: Subscription, entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries that the session's wire format can show."""
-    representable = WIRE_CODECS[subscription.session.wire].representable
+def _read(log: RoomLog, offset: int, wire: int) -> Replay:
+    """Return what the ring has after an offset, as much as a reply may hold."""
+    read = log.read(
+        log.sequence_at(offset),
+        entries_max=REPLAY_ENTRIES_MAX,
+        bytes_max=REPLY_BYTES,
+        size=_size,
+        kinds=STORED_KINDS,
+    )
+    return Replay(_shown(wire, (publication.entry for publication in read.publications)), read.sent)
+
+
+def _shown(wire: int, entries: Iterable[Entry]) -> list[Entry]:
+    """Return the entries that a wire format can show."""
+    representable = WIRE_CODECS[wire].representable
     return [entry for entry in entries if representable(entry)]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fanout.core.errors import DRAINING, Refused
 from fanout.core.limits import CONNECTIONS_PER_USER_MAX, DRAIN_GATEWAY_S, PING_S, PONG_S
 from fanout.core.messages import Profiles
-from fanout.gateway.admission import ConnectRate
+from fanout.gateway.admission import DEFAULT_RATE, ConnectRate
 from fanout.gateway.announce import Announcer
 from fanout.gateway.authorize import Authorizer
 from fanout.gateway.history import EdgeHistory
@@ -45,7 +45,7 @@ class GatewaySettings:
     reuse_port: bool = True
     holder: str = ""
     deflate: bool = True
-    connects: ConnectRate = ConnectRate()
+    connects: ConnectRate = DEFAULT_RATE
     drain_s: float = DRAIN_GATEWAY_S
 
 

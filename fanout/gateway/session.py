@@ -30,6 +30,7 @@ from fanout.core.errors import (
     Unavailable,
 )
 from fanout.core.limits import (
+    COMMAND_BYTES,
     COMMANDS_BURST,
     COMMANDS_PER_S,
     COMMANDS_REFUSED_MAX,
@@ -166,6 +167,7 @@ class Session:
 
     def received(self, data: bytes) -> None:
         """Take a message of the client: one command or several."""
+        self._charge(len(data) // COMMAND_BYTES)
         for command in WIRE_CODECS[self.wire].decode_commands(data):
             if self.closed:
                 return
@@ -177,8 +179,12 @@ class Session:
     def spend(self) -> bool:
         """Take one command's worth of the rate; False where there is none left.
 
-        The generic cell rate algorithm (ITU-T I.371): a token bucket in one number instead of two.
+        The generic cell rate algorithm (ITU-T I.371): a token bucket in one number instead of two. A client that asks
+        and never reads is closed before its answers fill the memory: pongs are answers, too.
         """
+        if self._leaves_too_much():
+            self.close(SLOW)
+            return False
         now_s = self._services.clock.monotonic_s()
         paid_to_s = max(self._paid_to_s, now_s) + 1.0 / COMMANDS_PER_S
         if paid_to_s - now_s > (COMMANDS_BURST + 0.5) / COMMANDS_PER_S:  # half a command for rounding
@@ -189,6 +195,13 @@ class Session:
         self._paid_to_s = paid_to_s
         self._refused = 0
         return True
+
+    def _charge(self, commands: int) -> None:
+        """Use up some of the rate, at most all of it: a long message takes us as long as many short ones."""
+        if commands:
+            now_s = self._services.clock.monotonic_s()
+            used_up_s = now_s + COMMANDS_BURST / COMMANDS_PER_S
+            self._paid_to_s = min(max(self._paid_to_s, now_s) + commands / COMMANDS_PER_S, used_up_s)
 
     def _admit(self, command: Command) -> None:
         method = command.method
@@ -291,8 +304,12 @@ class Session:
         if self.closed:
             return
         self._line.write(reply_frame(self.wire, reply))
-        if self.paused and self._line.waiting_bytes > WRITE_HARD_BYTES:
+        if self._leaves_too_much():
             self.close(SLOW)
+
+    def _leaves_too_much(self) -> bool:
+        """True where more waits for the client to read than may."""
+        return self.paused and self._line.waiting_bytes > WRITE_HARD_BYTES
 
     def _refuse(self, command: Command, refused: Refused) -> None:
         COMMANDS_REFUSED.labels(refused.problem.reason).inc()

@@ -29,7 +29,6 @@ from fanout.protocol.centrifuge import (
     SubscribeResult,
     UnsubscribeRequest,
     UnsubscribeResult,
-    publication_of,
 )
 from fanout.runtime.metrics import SUBSCRIPTIONS
 
@@ -143,7 +142,7 @@ def result_of(
         positioned=True,
         epoch=resumed.epoch,
         offset=resumed.offset,
-        publications=[publication_of(entry, id_tag=id_tag) for entry in resumed.entries],
+        publications=resumed.replay.publications(id_tag=id_tag),
         recovered=resumed.recovered,
         was_recovering=request.recover,
     )

@@ -93,6 +93,7 @@ class Sweeper:
     def stalled(self, subscriptions: Iterable[Subscription]) -> None:
         """The socket of a session is full: before anything else is written, its subscriptions leave the step."""
         self._stalled.extend(subscriptions)
+        self._wake.set()  # in a silent room nothing else would take them off the list
 
     async def below(self, publications: int) -> None:
         """Return when fewer publications than that wait for those in step: the brake on reading chunks."""
@@ -114,6 +115,8 @@ class Sweeper:
                 self._wake.clear()
                 await self._wake.wait()
                 self._new_turn()
+            if self._stalled:
+                self._leave_step()
             if self._rooms:
                 self._guarded(self._rooms.next())
             for _ in range(min(len(self._behind), _BEHIND_TURN)):

@@ -12,6 +12,7 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha1
 from http import HTTPStatus
 from math import ceil
@@ -93,6 +94,10 @@ class Accepted:
 
 
 ServerOutcome: TypeAlias = Upgrade | PlainHttp | Refusal
+
+
+# Clients of one program say the same in all these, and a herd of them says it ten thousand times.
+_remembered: Final = lru_cache(maxsize=64)
 
 
 class _Bad(Exception):
@@ -335,10 +340,12 @@ def _one(fields: Iterable[tuple[str, str]], name: str) -> str:
     return values[0]
 
 
-def _words(value: str) -> list[str]:
-    return [word.strip(" \t").lower() for word in value.split(",")]
+@_remembered
+def _words(value: str) -> frozenset[str]:
+    return frozenset(word.strip(" \t").lower() for word in value.split(","))
 
 
+@_remembered
 def _read_target(target: str) -> tuple[str, dict[str, str]]:
     if not target.isascii() or not target.isprintable() or any(mark in target for mark in ' #"<>'):
         raise _Bad("the request target is not a URL")
@@ -363,6 +370,7 @@ def _read_key(key: str) -> str:
     return key
 
 
+@_remembered
 def _read_subprotocols(value: str) -> tuple[str, ...]:
     """Read a comma list; empty elements are let pass, as some client versions send an empty header."""
     names = [name for name in (word.strip(" \t") for word in value.split(",")) if name]
@@ -371,6 +379,7 @@ def _read_subprotocols(value: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+@_remembered
 def _read_extensions(value: str) -> tuple[Extension, ...]:
     offers = []
     for offer in (word.strip(" \t") for word in value.split(",")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Callable
@@ -13,7 +14,9 @@ _UNLOOKED_MAX: Final = 16  # connections between two looks; below what is spared
 
 
 def free_descriptors() -> int:
-    """Return how many more clients' descriptors there is room for; some are kept from them (≤ 0: none).
+    """Return how many more clients there are descriptors for: 0 and below where only those kept from clients are left.
+
+    ``-spared_descriptors()`` where there is none at all.
 
     The kernel hands out the lowest free number, so the number of one that is opened now says how many are in use.
     Three system calls, about 3 µs.
@@ -24,9 +27,22 @@ def free_descriptors() -> int:
     try:
         lowest = os.open(os.devnull, os.O_RDONLY)
     except OSError:
-        return 0
-    os.close(lowest)
+        lowest = limit
+    else:
+        os.close(lowest)
     return limit - spared(limit) - lowest
+
+
+def raise_limit() -> None:
+    """Let this process open as many files as it is allowed to: the soft limit is a default for programs of old."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def spared_descriptors() -> int:
+    """Return how many descriptors are kept from clients."""
+    return spared(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def spared(limit: int) -> int:
@@ -35,7 +51,7 @@ def spared(limit: int) -> int:
 
 
 class Descriptors:
-    """Says for each connection whether it is one too many. It looks seldom: where ``n`` were left, ``n/2`` still are."""
+    """Says for each connection whether it is one too many, looking seldom: where ``n`` were free, ``n/2`` still are."""
 
     def __init__(self, look: Callable[[], int] = free_descriptors) -> None:
         self._look = look

@@ -6,9 +6,32 @@ one scrape adds up; the environment for that is set before this module is import
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, values
+from prometheus_client.multiprocess import mark_process_dead
+
+MULTIPROCESS_ENV: Final = "PROMETHEUS_MULTIPROC_DIR"
+_FIRST: Final = "first"
+_name = [_FIRST]  # of this process among those that share the files
+
+if MULTIPROCESS_ENV in os.environ:
+    # By place and not by pid: a process that is started again goes on with the counters of the one before it, and the
+    # files stay as many as there are processes.
+    values.ValueClass = values.MultiProcessValue(lambda: _name[0])  # type: ignore[no-untyped-call]
+
+
+def take_place(index: int) -> None:
+    """This process, just forked, is the one of that number from now on."""
+    _name[0] = str(index)
+
+
+def leave_place(index: int) -> None:
+    """The process of that number has ended: what it had in hand at its end (sessions, rooms, leases) counts no more."""
+    if MULTIPROCESS_ENV in os.environ:
+        mark_process_dead(index)  # type: ignore[no-untyped-call]
+
 
 _LATENCY: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SWEEP: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -61,6 +84,9 @@ HANDSHAKES_REFUSED: Final = Counter("fanout_handshakes_refused_total", "Upgrades
 DESCRIPTORS_SHORT: Final = Counter(
     "fanout_descriptors_short_total", "Connections turned away because file descriptors run out"
 )
+SESSIONS_MAX: Final = Gauge(
+    "fanout_sessions_max", "Sessions that the limit of open files allows", multiprocess_mode="livesum"
+)
 CONNECTS_WAITING: Final = Gauge(
     "fanout_connects_waiting", "Connections in line for their turn to come in", multiprocess_mode="livesum"
 )
@@ -93,4 +119,10 @@ PINGS: Final = Counter("fanout_pings_total", "Pings sent")
 # Process
 LEASES_HELD: Final = Gauge("fanout_leases_held", "Leases of this process", ["pool"], multiprocess_mode="livesum")
 READY: Final = Gauge("fanout_ready", "1 where the dependency answers", ["dependency"], multiprocess_mode="livemin")
+RESTARTS: Final = Counter("fanout_process_restarts_total", "Processes that were started again", ["cause"])
+CPU_SECONDS: Final = Gauge("fanout_process_cpu_seconds", "CPU time of each process", multiprocess_mode="liveall")
+RESIDENT_BYTES: Final = Gauge("fanout_process_resident_bytes", "Memory of each process", multiprocess_mode="liveall")
+DESCRIPTORS_FREE: Final = Gauge(
+    "fanout_process_free_descriptors", "Clients that each process still has room for", multiprocess_mode="liveall"
+)
 LOOP_LAG: Final = Histogram("fanout_loop_lag_seconds", "How late the event loop runs a timer", buckets=_SWEEP)

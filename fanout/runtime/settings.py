@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fanout.core.errors import ConfigError
+from fanout.core.limits import CONNECT_BURST, CONNECTS_PER_S, CONNECTS_PER_S_MAX, DRAIN_GATEWAY_S, DRAIN_S_MAX
 
 ROLES: Final = ("sender", "worker", "gateway")
 MEMORY: Final = "memory"
@@ -32,6 +33,9 @@ class ServeSettings:
     address: str = ""
     origins: tuple[str, ...] = field(default=())
     deflate: bool = True
+    connects_per_s: float = CONNECTS_PER_S
+    connect_burst: int = CONNECT_BURST
+    drain_s: float = DRAIN_GATEWAY_S
 
     @property
     def on_twins(self) -> bool:
@@ -46,11 +50,20 @@ class ServeSettings:
             raise ConfigError(f"--port {self.port}: a port is 0 (any free one) to 65535")
         if self.processes < 1:
             raise ConfigError(f"--processes {self.processes}: at least 1")
+        self._check_rates()
         if self.insecure and not is_loopback(self.host):
             raise ConfigError(
                 f"--insecure serves everybody without a key, so only on loopback: use --host 127.0.0.1, not {self.host}"
             )
         return self
+
+    def _check_rates(self) -> None:
+        if not 0 < self.connects_per_s <= CONNECTS_PER_S_MAX:
+            raise ConfigError(f"--connects-per-s {self.connects_per_s:g}: above 0, at most {CONNECTS_PER_S_MAX:g}")
+        if not 1 <= self.connect_burst <= CONNECTS_PER_S_MAX:
+            raise ConfigError(f"--connect-burst {self.connect_burst}: 1 to {CONNECTS_PER_S_MAX:g}")
+        if not 0 <= self.drain_s <= DRAIN_S_MAX:
+            raise ConfigError(f"--drain-s {self.drain_s:g}: 0 (all sessions at once) to {DRAIN_S_MAX:g}")
 
     def _check_roles(self) -> None:
         unknown = [role for role in self.roles if role not in ROLES]

@@ -7,6 +7,7 @@ import signal
 
 from fanout.cli.api_client import ApiClient
 from fanout.core.errors import FanoutError
+from fanout.gateway.drain import WAVE_MIN, WAVE_S
 from fanout.runtime.launch import EngineProcess
 from fanout.viewers import Viewers
 
@@ -29,6 +30,27 @@ async def test_everything_accepted_before_a_drain_is_delivered_before_the_client
         assert crew.deliveries == accepted * VIEWERS
         assert crew.counts.misordered == 0
         assert crew.counts.closes[3001] == VIEWERS
+    finally:
+        await crew.close()
+        engine.kill()
+
+
+async def test_sessions_are_sent_away_in_waves_within_the_time_that_was_set() -> None:
+    engine = await asyncio.to_thread(EngineProcess(["--insecure", "--port", "0", "--drain-s", "2"]).start)
+    crew = Viewers(engine.websocket_url, ROOM, 4 * WAVE_MIN)
+    try:
+        await crew.open()
+        for viewer in crew.viewers:
+            viewer.wanted = False  # there is no other gateway
+        engine.signal(signal.SIGTERM)
+        seen: list[int] = []
+        while sum(seen[-1:]) < len(crew.viewers):
+            await asyncio.sleep(WAVE_S / 4)
+            seen.append(crew.counts.closes[3001])
+        waves = sorted({gone for gone in seen if gone})
+        assert len(waves) >= 3, "not all at once"
+        assert crew.counts.closes.keys() == {3001}
+        assert await asyncio.to_thread(engine.wait) == 0
     finally:
         await crew.close()
         engine.kill()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import socket
 import time
 from collections.abc import Iterator
 
@@ -71,4 +73,23 @@ async def test_a_burst_beyond_the_limit_leaves_the_port_listening(engine: Served
     await asyncio.sleep(0.5)
     status, writer = await knock(engine.port)
     assert b" 101 " in status
+    writer.close()
+
+
+async def test_where_no_connection_can_be_accepted_at_all_nothing_spins_and_the_port_comes_back(
+    engine: ServedEngine,
+) -> None:
+    pid = engine.process.pid
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) - 5, hard))
+    clients = [socket.create_connection(("127.0.0.1", engine.port)) for _ in range(100)]
+    await asyncio.sleep(1.5)  # a look at the descriptors comes once a second
+    before_s, begun_s = cpu_s(pid), time.monotonic()
+    await asyncio.sleep(1)
+    assert cpu_s(pid) - before_s < 0.5 * (time.monotonic() - begun_s), "it spins"
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (LIMIT, hard))
+    for client in clients:
+        client.close()
+    answer, writer = await knock(engine.port)
+    assert b" 101 " in answer or b" 503 " in answer
     writer.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from fanout.core.limits import WRITE_HIGH_WATER_BYTES
 from fanout.gateway.connection import Connection
 from fanout.gateway.server import Gateway
 from fanout.protocol import json_codec, websocket
@@ -43,7 +44,7 @@ class FakeTransport(asyncio.Transport):
         return self.full
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high == 65_536
+        assert high == WRITE_HIGH_WATER_BYTES
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return (self._address, 1) if name == "peername" else default

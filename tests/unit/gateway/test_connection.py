@@ -11,6 +11,7 @@ import pytest
 from fanout.core.limits import (
     COMMANDS_REFUSED_MAX,
     CONNECT_S,
+    CONNECT_WAIT_S_MAX,
     CONNECTIONS_PER_USER_MAX,
     EXPIRED_GRACE_S,
     HALF_OPEN_PER_ADDRESS_MAX,
@@ -20,6 +21,7 @@ from fanout.core.limits import (
     SESSION_ERRORS_MAX,
     WRITE_HARD_BYTES,
 )
+from fanout.gateway.admission import Admission, ConnectRate
 from fanout.gateway.connection import CLOSE_S, Doorkeeper
 from fanout.gateway.heartbeat import Deadlines
 from fanout.gateway.server import Gateway
@@ -374,7 +376,7 @@ def test_a_connect_whose_rooms_cannot_be_had_changes_nothing() -> None:
 
 
 def test_half_open_connections_of_one_address_are_bounded() -> None:
-    keeper = Doorkeeper(Deadlines(5), Deadlines(10), Deadlines(5))
+    keeper = Doorkeeper(Deadlines(5), Deadlines(10), Deadlines(5), admission=Admission(ConnectRate(), LoopClock()))
     for _ in range(HALF_OPEN_PER_ADDRESS_MAX):
         assert keeper.admits("10.0.0.1")
     assert not keeper.admits("10.0.0.1")
@@ -389,7 +391,8 @@ def test_who_is_turned_away_is_told_when_to_come_back() -> None:
     async def scene(scene: Scene) -> None:
         lines = [scene.line("10.9.9.9") for _ in range(HALF_OPEN_PER_ADDRESS_MAX + 1)]
         assert lines[-1].head.startswith(b"HTTP/1.1 503")
-        assert b"Retry-After: 2" in lines[-1].head
+        told_s = int(lines[-1].head.partition(b"Retry-After: ")[2].partition(b"\r\n")[0])
+        assert CONNECT_WAIT_S_MAX <= told_s <= 4 * CONNECT_WAIT_S_MAX
         assert lines[-1].transport.is_closed
         await asyncio.sleep(HANDSHAKE_S + 2)
         assert all(line.transport.is_closed for line in lines)
@@ -463,7 +466,13 @@ def test_a_session_that_fails_does_not_stop_the_heartbeat_of_the_others() -> Non
 
 def test_connections_are_turned_away_while_file_descriptors_are_short() -> None:
     shortage = [True]
-    keeper = Doorkeeper(Deadlines(5), Deadlines(10), Deadlines(5), are_descriptors_short=lambda: shortage[0])
+    keeper = Doorkeeper(
+        Deadlines(5),
+        Deadlines(10),
+        Deadlines(5),
+        admission=Admission(ConnectRate(), LoopClock()),
+        are_descriptors_short=lambda: shortage[0],
+    )
     assert not keeper.admits("10.0.0.1")
     shortage[0] = False
     assert keeper.admits("10.0.0.1")

@@ -9,7 +9,7 @@ from fanout.core.errors import PROBLEMS
 from scripts import build_board, metrics_doc
 from tests.support import promql
 
-SCRAPE_LABELS = {"job", "instance", "le"}  # Prometheus' own
+SCRAPE_LABELS = {"job", "instance", "le", "pid"}  # of Prometheus and its client
 PROCESS_METRICS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}  # prometheus_client's
 ALL = promql.of_board() + promql.of_alerts()
 
