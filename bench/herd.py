@@ -90,7 +90,12 @@ class Publisher:
         head = (
             b"POST /v1/publish HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         )
-        self._socket.send(head % len(body) + body)
+        try:
+            self._socket.send(head % len(body) + body)
+        except OSError:  # closed for having been idle
+            self.close()
+            self.connect()
+            self._socket.send(head % len(body) + body)
 
     def _answers(self) -> None:
         assert self._socket is not None, "something was sent"

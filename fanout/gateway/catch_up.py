@@ -124,6 +124,8 @@ class CatchUp:
         if subscription.behind is not behind:
             return
         behind.queued = False
+        if subscription.session.paused:
+            return  # full again meanwhile: nothing is kept for it, and the page is asked for anew when it drains
         if page is None or page.meta is None or page.meta.epoch != epoch or behind.offset < page.meta.floor:
             self._resync(subscription)  # beyond history: the client is told, and comes back with its position
             return

@@ -164,9 +164,7 @@ class Watcher(Listener):
 
     def write(self, frame: bytes) -> None:
         assert self.subscription is not None, "nothing is written to those who left"
-        behind = self.subscription.behind
-        # A page of history that was asked for before the socket was full is the one thing that may still come.
-        assert not self.paused or (behind and behind.from_history), "nothing is written to a full socket"
+        assert not self.paused, "nothing is written to a full socket"
         self.take(frame)
         if self.budget is not None:
             self.budget -= len(frame)
@@ -547,7 +545,7 @@ async def play(crowd: int | None, steps: list[tuple[Any, ...]]) -> None:
     await scene.world.close()
 
 
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([None, *WIRES]), scenarios())
 def test_every_session_gets_what_its_model_says_whatever_happens_in_the_middle_of_a_sweep(
     crowd: int | None, steps: list[tuple[Any, ...]]

@@ -147,7 +147,7 @@ async def play(steps: list[tuple[str, ...]]) -> None:
     await scene.world.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(steps)
 def test_every_session_sees_everything_reliable_once_and_in_order(steps: list[tuple[str, ...]]) -> None:
     run(play(steps))

@@ -162,6 +162,10 @@ containers:
         value: $(POD_IP):8000
       - name: FANOUT_DEFLATE
         value: {{ $r.deflate | quote }}
+      - name: FANOUT_CONNECTS_PER_S
+        value: {{ $r.connectsPerSecond | quote }}
+      - name: FANOUT_DRAIN_S
+        value: {{ $r.drainSeconds | quote }}
       {{- with $r.origins }}
       - name: FANOUT_ORIGINS
         value: {{ join "," . | quote }}

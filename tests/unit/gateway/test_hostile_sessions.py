@@ -12,6 +12,7 @@ from fanout.core.limits import (
     COMMANDS_PER_S,
     CONNECTIONS_PER_USER_MAX,
     DETACH_AFTER_S,
+    FRAME_BYTES_MAX,
     PING_S,
     PONG_S,
     ROOMS_PER_SESSION_MAX,
@@ -62,6 +63,19 @@ def play(scene: Callable[[Scene], Awaitable[None]]) -> None:
     run(main())
 
 
+class SmallLine(FakeLine):
+    """A client whose kernel takes nothing from ``is_slow`` on: everything waits in this process."""
+
+    is_slow = False
+
+    def got(self, data: bytes) -> None:
+        super().got(data)
+        if self.is_slow:
+            self.transport.full = self.transport.full or len(data)
+            if self.transport.full > WRITE_HIGH_WATER_BYTES:
+                self.connection.pause_writing()
+
+
 def subscribe(number: int, room: str, position: str = "") -> bytes:
     return f'{{"id":{number},"subscribe":{{"channel":"{room}"{position}}}}}'.encode()
 
@@ -85,6 +99,35 @@ def test_a_client_that_pings_on_and_never_reads_is_closed_before_the_pongs_fill_
             if line.code is not None:
                 break
         assert line.code == 3008
+
+    play(scene)
+
+
+def test_a_client_that_returns_from_far_in_many_rooms_is_given_no_more_than_its_socket_takes() -> None:
+    """FAULTS 25: pages of history are on their way for each of its rooms when the first of them fills the socket."""
+
+    async def scene(scene: Scene) -> None:
+        line = SmallLine(scene.gateway)
+        await line.connect()
+        rooms = [f"open:{number}" for number in range(30)]
+        for number, room in enumerate(rooms, 2):
+            await line.ask(subscribe(number, room))
+        line.fill()
+        for room in rooms:
+            for number in range(6):
+                await scene.edge.publish(room, [number, "x" * 20_000])
+        await asyncio.sleep(95)  # the rings are empty then
+        assert scene.stats("behind") == len(rooms) and line.code is None
+        line.is_slow = True
+        line.drain()
+        await asyncio.sleep(1)
+        assert line.transport.full <= WRITE_HIGH_WATER_BYTES + FRAME_BYTES_MAX
+        line.is_slow = False
+        line.drain()
+        await asyncio.sleep(1)
+        for room in rooms:
+            seen = [bytes(push.pub.data)[:2] for push in line.pushes if push.pub and push.channel == room]
+            assert seen == [b"[%d" % number for number in range(6)]
 
     play(scene)
 
