@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from fanout.core.limits import (
     WRITE_HARD_BYTES,
     WRITE_HIGH_WATER_BYTES,
 )
+from fanout.gateway.room import Subscription
 from fanout.gateway.server import Gateway
 from fanout.protocol import websocket
 from tests.support.fake_line import MASK, UPGRADE, FakeLine
@@ -317,5 +319,29 @@ def test_nothing_that_comes_after_a_close_frame_is_done() -> None:
         await asyncio.sleep(1)
         assert seen(witness) == []
         assert line.code == 1000 and line.transport.is_closed
+
+    play(scene)
+
+
+def test_sockets_that_fill_and_drain_where_nothing_is_published_are_not_remembered() -> None:
+    """FAULTS 26: answers fill a socket, too; a quiet gateway must not keep a note of each time."""
+
+    def subscriptions() -> int:
+        gc.collect()
+        return sum(isinstance(one, Subscription) for one in gc.get_objects())
+
+    async def scene(scene: Scene) -> None:
+        before = subscriptions()
+        line = await scene.connected()
+        await line.ask(subscribe(2, "open:a"))
+        for _ in range(300):
+            line.fill()
+            await asyncio.sleep(0.01)
+            line.drain()
+            await asyncio.sleep(0.01)
+        line.connection.connection_lost(None)
+        del line
+        await asyncio.sleep(1)
+        assert subscriptions() == before
 
     play(scene)
