@@ -79,7 +79,7 @@ HOLE_FILL_TIMEOUT_S: Final = 1.0
 # Gateway: room log, frames, sessions
 RING_ENTRIES_MAX: Final = 1_024
 RING_AGE_S_MAX: Final = 60.0
-RING_BYTES_MAX: Final = 1 << 20
+RING_BYTES_MAX: Final = 2 << 20  # 1,024 chat lines of 300 bytes, with what they take in memory besides
 RINGS_BYTES_MAX: Final = 512 << 20  # all rings of a process
 FRAME_BYTES_MAX: Final = 65_536
 FRAME_MESSAGES_MAX: Final = 256

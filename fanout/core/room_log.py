@@ -31,7 +31,12 @@ FORMATS: Final = 2  # wire formats that keep their bytes in a publication
 
 _RELIABLE: Final = Kind.RELIABLE.value
 _EPHEMERAL: Final = Kind.EPHEMERAL.value
-_ENTRY_BYTES: Final = 400  # what an entry costs besides its payload, measured for CPython 3.11
+# Memory of CPython 3.11, measured: an entry with its encoded forms around the payload, a name in it, a tag in it.
+_ENTRY_BYTES: Final = 920
+_TEXT_BYTES: Final = 100
+_TAG_BYTES: Final = 160
+_PLAIN_CHARACTER_BYTES: Final = 1 + FORMATS
+_CHARACTER_BYTES_MAX: Final = 20  # four in memory, four in UTF-8, twelve as a pair of JSON escapes
 
 
 class Position(NamedTuple):
@@ -45,9 +50,12 @@ class Position(NamedTuple):
 
 
 class Publication:
-    """An entry in the ring. ``head`` and ``last`` are the room's after it, ``counts`` cumulative up to and with it."""
+    """An entry in the ring. ``head`` and ``last`` are the room's after it, ``counts`` cumulative up to and with it.
 
-    __slots__ = ("counts", "entry", "head", "held_ms", "last", "pushes")
+    ``bytes`` is what it holds in memory, estimated from above, encoded forms not yet made included.
+    """
+
+    __slots__ = ("bytes", "counts", "entry", "head", "held_ms", "last", "pushes")
 
     def __init__(self, entry: Entry, held_ms: int, head: int, last: int, counts: Tally) -> None:
         self.entry = entry
@@ -56,6 +64,7 @@ class Publication:
         self.last = last
         self.counts = counts
         self.pushes: list[bytes | None] = [None] * FORMATS
+        self.bytes = _held_bytes(entry)
 
     def push(self, wire: int, encode: Encode) -> bytes:
         """Return the encoded push of a wire format (index < FORMATS); encoded once, on first use."""
@@ -64,10 +73,21 @@ class Publication:
             push = self.pushes[wire] = encode(self.entry)
         return push
 
-    @property
-    def bytes(self) -> int:
-        """What this publication holds in memory, encoded forms not yet made included."""
-        return _ENTRY_BYTES + len(self.entry.data) * (1 + FORMATS)
+
+def _held_bytes(entry: Entry) -> int:
+    held = _ENTRY_BYTES + len(entry.data) * (1 + FORMATS)
+    if entry.sender:
+        held += _TEXT_BYTES + _text_bytes(entry.sender)
+    if entry.type:
+        held += _TEXT_BYTES + _text_bytes(entry.type)
+    if entry.tags:
+        held += sum(_TAG_BYTES + _text_bytes(name) + _text_bytes(value) for name, value in entry.tags.items())
+    return held
+
+
+def _text_bytes(text: str) -> int:
+    is_plain = text.isascii() and text.isprintable()
+    return len(text) * (_PLAIN_CHARACTER_BYTES if is_plain else _CHARACTER_BYTES_MAX)
 
 
 _GONE: Final = Publication(Entry(0, 0, _EPHEMERAL, 3, 0, 0, 0, 0, 0, b""), 0, 0, 0, NONE)  # keeps a trimmed place

@@ -17,7 +17,7 @@ from fanout.core.records import Entry
 from fanout.core.room_log import NONE, Kinds, Position, Publication, RoomLog, minus, plus, tally
 
 ENTRIES_MAX = 12
-BYTES_MAX = 12_000
+BYTES_MAX = 16_000
 AGE_MS = int(RING_AGE_S_MAX * 1_000)
 MESSAGES, TASKS = 0, 1
 DROPPABLE = (Kind.RECENT.value, Kind.EPHEMERAL.value)
