@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 
 from bench._chat_lines import SEED, payloads
 from fanout.core.limits import DEFLATE_LEVEL, FRAME_BYTES_MAX
-from fanout.core.messages import LIVE, Kind
+from fanout.core.messages import Kind
+from fanout.core.profiles import LIVE
 from fanout.core.records import Entry
 from fanout.core.room_log import Position
 from fanout.gateway.room import Room

@@ -24,7 +24,7 @@ import uvloop
 from bench.engines import add_server_options, servers
 from fanout.adapters import apply_topics, open_log, open_store
 from fanout.cli.http_server import HttpServer
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.records import MESSAGES
 from fanout.ports import Log, Topics
 from fanout.runtime.apps import Apps

@@ -26,7 +26,8 @@ from bench.engines import add_server_options, servers
 from fanout.adapters import apply_topics, open_log, open_store
 from fanout.adapters.memory import MemoryLog, Retention
 from fanout.core import ledger
-from fanout.core.messages import Priority, Profiles
+from fanout.core.messages import Priority
+from fanout.core.profiles import Profiles
 from fanout.core.records import ATTACH, CHUNKS, MESSAGE, MESSAGES, PARTITIONS, Attach, Message, encode
 from fanout.ports import Assignment, GroupReader, HistoryBatch, HistoryPage, Log, LogRecord, RoomMeta, Store, Topics
 from fanout.runtime.clock import SystemClock

@@ -16,7 +16,7 @@ from fanout.core.errors import RecordError, Refused
 from fanout.core.ids import foreign_id
 from fanout.core.ledger import check_report
 from fanout.core.limits import CHUNK_SLOTS
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.publish import decode_publish, to_message
 from fanout.core.records import (
     ATTACH,

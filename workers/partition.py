@@ -17,7 +17,8 @@ import structlog
 
 from fanout.core.errors import RecordError, Refused
 from fanout.core.ledger import check_report
-from fanout.core.messages import Profile, Profiles, check_app, check_room
+from fanout.core.messages import check_app, check_room
+from fanout.core.profiles import Profile, Profiles
 from fanout.core.records import ANNOUNCE, BUDGET, MESSAGES, TICK, Announce, Budget, body, header
 from fanout.core.room_state import RoomState, Target
 from fanout.ports import Clock, Epochs, GroupReader, Log, LogRecord, RoomMeta

@@ -15,7 +15,7 @@ import structlog
 
 from fanout.core.errors import OutOfRange
 from fanout.core.limits import CLAIMS_AT_ONCE
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.records import MESSAGES
 from fanout.ports import Clock, Epochs, GroupReader, Log
 from fanout.runtime import metrics

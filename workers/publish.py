@@ -63,7 +63,8 @@ def parse(record: LogRecord, offset: int) -> Parsed | None:
 def publish(turn: Turn, ownership: Ownership, room: RoomState, messages: Sequence[Parsed]) -> None:
     """Decide about messages of one room; their log offsets rise and are none that the room has applied."""
     draft = turn.draft(ownership, room)
-    thinning, kinds, targets, thinned = room.thinning, room.kinds, room.targets, room.profile.thinned
+    thinning, kinds, targets = room.thinning, room.kinds, room.targets
+    thinned, policy = room.profile.thinned, room.policy
     accepted, kept, kept_in_turn = room.ledger.accepted, room.ledger.kept, turn.kept
     clock_ms, head, last, n = thinning.clock_ms, room.head, room.last, room.n
     for record, offset, class_, flags, id_, message in messages:
@@ -76,7 +77,7 @@ def publish(turn: Turn, ownership: Ownership, room: RoomState, messages: Sequenc
             if flags & KEYED and _is_repeat(draft, room, id_, position):
                 reason = _KEYED
             elif thinned:
-                reason = take_slot(thinning, room.profile, room.shared_slots, PRIORITIES[class_], message.sender)
+                reason = take_slot(thinning, policy, room.shared_slots, PRIORITIES[class_], message.sender)
             if reason is not None:
                 _drop(turn, room, reason, class_)
                 continue

@@ -32,7 +32,8 @@ from fanout.core.limits import (
     ROOMS_IN_MEMORY_MAX,
     TURN_RECORDS,
 )
-from fanout.core.messages import PRIORITIES, Profiles
+from fanout.core.messages import PRIORITIES
+from fanout.core.profiles import Profiles
 from fanout.core.records import MESSAGES
 from fanout.ports import SLOTS, Clock, GroupReader, Log, LogRecord, Store
 from fanout.runtime import metrics

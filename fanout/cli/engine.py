@@ -22,7 +22,7 @@ from fanout.cli.pulse import pulse
 from fanout.control.ops import build_ops
 from fanout.core.errors import Unavailable
 from fanout.core.limits import DRAIN_WORKER_S
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.records import MESSAGES
 from fanout.gateway.admission import ConnectRate
 from fanout.gateway.server import Gateway, GatewaySettings

@@ -1,4 +1,4 @@
-"""What a message is before it is on the log: its class, its names, and the profile of its room.
+"""What a message is before it is on the log: its class, its kind, its names.
 
 Names are checked bytewise: an app never sees another's rooms through look-alikes, dots or case (promise 7).
 """
@@ -9,9 +9,7 @@ import re
 from enum import Enum
 from typing import Final
 
-import msgspec
-
-from fanout.core.errors import BAD_REQUEST, PERMISSION_DENIED, UNKNOWN_NAMESPACE, Refused
+from fanout.core.errors import BAD_REQUEST, PERMISSION_DENIED, Refused
 
 _ROOM: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _USER: Final = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)
@@ -46,62 +44,6 @@ class Kind(Enum):
     RELIABLE = 0  # has an offset, in history, in the prev chain, acknowledged, retried
     RECENT = 1  # has an offset, in history as far as it goes; an edge skip is a counted drop
     EPHEMERAL = 2  # no offset, never replayed
-
-
-class Profile(msgspec.Struct, frozen=True):
-    """The settings that a namespace selects.
-
-    ``kinds`` maps the class (index = header byte) to the kind of its publications. ``publish`` says who among the
-    clients may publish: ``nobody``, ``members`` (subscribed sessions) or ``all``. ``subscribe`` says who may listen:
-    ``token`` (any valid token of the app), ``members`` (the durable list) or ``all``.
-    """
-
-    name: str
-    kinds: tuple[Kind, Kind, Kind, Kind]
-    reliable_max: int
-    reliable_ttl_s: int
-    recent_max: int
-    recent_ttl_s: int
-    thinned: bool
-    rate_limited: bool
-    publish: str
-    subscribe: str
-    id_tag: bool
-    reserved_slots: int = 20  # RongCloud's documented quota: 20 high + 20 shared + 20 allowlisted per 200 ms
-    shared_slots: int = 20
-    sender_slots_max: int = 2  # of the shared ones, per sender and window
-    window_ms: int = 200
-
-
-_R, _T, _E = Kind.RELIABLE, Kind.RECENT, Kind.EPHEMERAL
-
-GROUP: Final = Profile("group", (_R, _R, _R, _E), 1_000, 7 * 86_400, 0, 0, False, True, "members", "members", True)
-LIVE: Final = Profile("live", (_R, _R, _T, _E), 1_000, 600, 100, 600, True, True, "members", "token", False)
-OPEN: Final = Profile("open", (_R, _R, _R, _R), 1_000, 600, 0, 0, False, False, "all", "all", False)
-
-
-def namespace_of(room: str) -> str:
-    """Return the part before the first colon, or ``default``."""
-    head, colon, _ = room.partition(":")
-    return head if colon else "default"
-
-
-class Profiles:
-    """Namespace → profile. ``open`` exists only where the engine runs insecurely, on loopback."""
-
-    def __init__(self, *, insecure: bool = False) -> None:
-        self._by_namespace: dict[str, Profile] = {"default": GROUP, "group": GROUP, "live": LIVE}
-        if insecure:
-            self._by_namespace["open"] = OPEN
-
-    def of(self, room: str) -> Profile:
-        """Return the profile of a room; raises Refused ``unknown_namespace``."""
-        namespace = namespace_of(room)
-        profile = self._by_namespace.get(namespace)
-        if profile is None:
-            known = ", ".join(sorted(self._by_namespace))
-            raise Refused(UNKNOWN_NAMESPACE, f"namespace {namespace!r} is unknown; known are {known}")
-        return profile
 
 
 def check_room(room: object) -> str:

@@ -16,8 +16,10 @@ from typing import Final
 
 import msgspec
 
-from fanout.core.messages import Priority, Profile
+from fanout.core.messages import Priority
+from fanout.core.profiles import Policy
 
+WINDOW_MS: Final = 200
 DEBT_WINDOWS_MAX: Final = 5  # a flood of gifts silences chat for at most one second after it ends
 
 _SYSTEM: Final = Priority.SYSTEM
@@ -59,18 +61,18 @@ class Thinning(msgspec.Struct, array_like=True, gc=False):
 
 
 def take_slot(
-    thinning: Thinning, profile: Profile, shared_slots: int, priority: Priority, sender: str
+    thinning: Thinning, policy: Policy, shared_slots: int, priority: Priority, sender: str
 ) -> DropReason | None:
     """Take a slot for a message at ``thinning.clock_ms``; return why there is none, or None: it is kept.
 
-    ``shared_slots`` is the value in force (a Budget record may have changed the profile's). An empty ``sender`` is
+    ``shared_slots`` is the value in force (Budget records change it). An empty ``sender`` is
     nobody in particular and has no cap.
     """
-    window = thinning.clock_ms // profile.window_ms
+    window = thinning.clock_ms // WINDOW_MS
     if window > thinning.window:
         _open(thinning, window, shared_slots)
     if priority is _HIGH:
-        _take_high(thinning, profile.reserved_slots, shared_slots)
+        _take_high(thinning, policy.reserved_slots, shared_slots)
         return None
     if priority is _SYSTEM:
         return None
@@ -82,7 +84,7 @@ def take_slot(
         if senders is None:
             senders = thinning.senders = {}
         taken = senders.get(sender, 0)
-        if taken >= profile.sender_slots_max:
+        if taken >= policy.sender_slots_max:
             return _SENDER_CAP
         senders[sender] = taken + 1
     thinning.shared_used += 1

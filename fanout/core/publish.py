@@ -14,7 +14,8 @@ import msgspec
 from fanout.core.errors import BAD_REQUEST, LIMIT_EXCEEDED, NOT_AVAILABLE, TOO_LARGE, Problem, Refused
 from fanout.core.ids import AHEAD_MS_MAX, ID_MAX, is_ahead
 from fanout.core.limits import MESSAGE_BYTES_MAX, PUBLISH_BATCH_MAX
-from fanout.core.messages import PRIORITY_BY_WORD, Priority, Profiles, check_room, check_user
+from fanout.core.messages import PRIORITY_BY_WORD, Priority, check_room, check_user
+from fanout.core.profiles import Profiles
 from fanout.core.records import KEYED, TRACKED, Message
 
 DEPTH_MAX: Final = 32  # of arrays and objects in ``data``

@@ -18,8 +18,8 @@ import msgspec
 
 from fanout.core.ledger import NOTHING, Ledger, Stay, add, drop, ended, sent_since, take_report, tally_of
 from fanout.core.limits import IDEMPOTENCY_S, KEYED_IDS_MAX, SHARED_TARGETS_MAX, STAY_REMEMBERED_MS
-from fanout.core.messages import Profile
 from fanout.core.policy import DropReason, Thinning
+from fanout.core.profiles import Profile
 from fanout.core.records import Attached, RoomReport, decode_body
 from fanout.core.room_log import NONE, Tally, minus
 
@@ -117,6 +117,7 @@ class RoomState:
         "ledger",
         "loans",
         "n",
+        "policy",
         "profile",
         "shared_slots",
         "stays",
@@ -129,6 +130,7 @@ class RoomState:
     def __init__(self, key: str, profile: Profile, *, head: int, last: int, floor: int, n: int, applied: int) -> None:
         self.key = key
         self.profile = profile
+        self.policy = profile.policy  # in force
         self.kinds = tuple(kind.value for kind in profile.kinds)
         self.head, self.last, self.floor, self.n, self.applied = head, last, floor, n, applied
         self.ledger = Ledger()
@@ -176,7 +178,7 @@ class RoomState:
     def put_in_force(self, values: Values) -> None:
         """Decide by these values from here on; ``shared_slots`` are those in force."""
         self.values = values
-        self.shared_slots = values.shared_slots or self.profile.shared_slots
+        self.shared_slots = values.shared_slots or self.policy.shared_slots_max
 
     def drop(self, reason: DropReason, class_: int) -> None:
         """Count a message that is not kept."""

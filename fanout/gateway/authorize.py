@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fanout.core.errors import NOT_A_MEMBER, PERMISSION_DENIED, UNAVAILABLE, Refused, Unavailable
-from fanout.core.messages import Profile, Profiles, check_room, room_key
+from fanout.core.messages import check_room, room_key
+from fanout.core.profiles import Profile, Profiles
 from fanout.core.records import MEMBERS
 from fanout.ports import Log, Store
 from fanout.runtime.tokens import Claims, Tokens

@@ -15,7 +15,8 @@ import structlog
 
 from fanout.core.errors import RESYNC, CloseCode
 from fanout.core.limits import DETACH_AFTER_S, RINGS_BYTES_MAX
-from fanout.core.messages import Kind, Profile
+from fanout.core.messages import Kind
+from fanout.core.profiles import Profile
 from fanout.core.records import Attached, Chunk, Entry, RoomBatch
 from fanout.core.room_log import SOURCE_MESSAGES, Position
 from fanout.gateway.edge_ledger import DropReason

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fanout.core.errors import CloseCode
-from fanout.core.messages import Profile, split_key
+from fanout.core.messages import split_key
+from fanout.core.profiles import Profile
 from fanout.core.records import Entry
 from fanout.core.room_log import NONE, SOURCE_MESSAGES, Position, RoomLog, Tally, minus, plus, tally, times
 from fanout.gateway.edge_ledger import DropReason, EdgeLedger

@@ -11,7 +11,7 @@ import structlog
 
 from fanout.core.errors import SHUTDOWN
 from fanout.core.limits import CONNECT_S, HANDSHAKE_S, UNSWEPT_MAX
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.records import MESSAGES
 from fanout.core.room_log import Tally, plus
 from fanout.gateway.admission import Admission

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fanout.core.errors import DRAINING, Refused
 from fanout.core.limits import CONNECTIONS_PER_USER_MAX, DRAIN_GATEWAY_S, PING_S, PONG_S
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.gateway.admission import DEFAULT_RATE, ConnectRate
 from fanout.gateway.announce import Announcer
 from fanout.gateway.authorize import Authorizer

@@ -19,7 +19,8 @@ from fanout.core.limits import (
     USER_PUBLISH_BURST,
     USER_PUBLISHES_PER_S,
 )
-from fanout.core.messages import Priority, Profile
+from fanout.core.messages import Priority
+from fanout.core.profiles import Profile
 
 _ROUNDING_S: Final = 1e-6  # sums of floats are not exact: the last message of a burst must still fit
 _CLIENT_CLASSES: Final = (Priority.NORMAL, Priority.LOW)  # HIGH and SYSTEM are the application's to give

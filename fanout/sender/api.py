@@ -33,7 +33,7 @@ from fanout.core.errors import (
     Refused,
 )
 from fanout.core.limits import MEMBER_PAGE, MEMBER_PAGE_MAX
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.publish import (
     BATCH_BYTES_MAX,
     BODY_BYTES_MAX,

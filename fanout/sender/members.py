@@ -21,7 +21,8 @@ from fanout.core.limits import (
     MEMBERS_PER_CALL_MAX,
     RETRY_AFTER_S,
 )
-from fanout.core.messages import Profiles, check_room, check_user, room_key
+from fanout.core.messages import check_room, check_user, room_key
+from fanout.core.profiles import Profiles
 from fanout.core.records import JOINED, MEMBERS, Joined, decode_body
 from fanout.ports import Clock, Log, LogWriter, Store
 from sharding.paging import Cursor, seal, unseal

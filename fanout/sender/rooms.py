@@ -12,7 +12,8 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from fanout.core import ledger as ledgers
 from fanout.core.errors import UNKNOWN_NAMESPACE, UNKNOWN_ROOM, Refused
 from fanout.core.limits import HISTORY_PAGE_MAX, REPLAY_BYTES_MAX
-from fanout.core.messages import PRIORITIES, Kind, Profiles, check_room, room_key
+from fanout.core.messages import PRIORITIES, Kind, check_room, room_key
+from fanout.core.profiles import Profiles
 from fanout.core.records import BINARY, MESSAGES, Entry, decode_body
 from fanout.ports import SLOTS, HistoryPage, Log, Store
 from fanout.sender.http import ApiKeys, ApiRequest, errors

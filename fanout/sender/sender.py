@@ -18,7 +18,8 @@ from fanout.core.limits import (
     KEYS_ASKED_MAX,
     RETRY_AFTER_S,
 )
-from fanout.core.messages import PRIORITIES, Profiles, room_key
+from fanout.core.messages import PRIORITIES, room_key
+from fanout.core.profiles import Profiles
 from fanout.core.publish import Publish, Published, to_message
 from fanout.core.records import KEYED, MESSAGES
 from fanout.ports import Clock, Log, LogWriter, Store

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from fanout.adapters import apply_topics, open_log, open_store
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.gateway.server import Gateway
 from fanout.ports import Topics
 from fanout.protocol.centrifuge import WireFormat

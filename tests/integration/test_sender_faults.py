@@ -13,7 +13,7 @@ import pytest
 from fanout.adapters import open_log, open_store
 from fanout.core.errors import UNAVAILABLE, Refused
 from fanout.core.limits import LEASE_TTL_S
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.publish import Published
 from fanout.core.records import CHUNKS, DEAD, MEMBERS, MESSAGES, TASKS, header
 from fanout.ports import Log, Topics

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanout.core import ledger
-from fanout.core.messages import LIVE, Priority
+from fanout.core.messages import Priority
+from fanout.core.profiles import LIVE, Policy
 from fanout.core.records import KEYED, Entry
 from tests.support.rooms import DecidedRoom, Rec, attach, detach, message, report
 
-PROFILE = msgspec.structs.replace(LIVE, reserved_slots=2, shared_slots=4)
+PROFILE = msgspec.structs.replace(LIVE, policy=Policy(reserved_slots=2, shared_slots_max=4))
 
 priorities = st.sampled_from(list(Priority))
 senders = st.sampled_from(["", "ann", "bob"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fanout.core.errors import PROBLEMS, Refused
 from fanout.core.ids import EPOCH_MS
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.publish import DEPTH_MAX, decode_batch, decode_publish, depth, one_line, to_message
 
 NOW = EPOCH_MS + 90_000_000_000

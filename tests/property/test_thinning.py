@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.core import ledger
-from fanout.core.messages import LIVE, Priority
-from fanout.core.policy import DEBT_WINDOWS_MAX, DropReason, Thinning, take_slot
+from fanout.core.messages import Priority
+from fanout.core.policy import DEBT_WINDOWS_MAX, WINDOW_MS, DropReason, Thinning, take_slot
+from fanout.core.profiles import LIVE, Policy
 from fanout.core.records import ATTACH, Attach, encode
 from tests.support.rooms import DecidedRoom, Rec, message
 
 RESERVED, SHARED, CAP = 2, 4, 2
-PROFILE = msgspec.structs.replace(LIVE, reserved_slots=RESERVED, shared_slots=SHARED, sender_slots_max=CAP)
+POLICY = Policy(reserved_slots=RESERVED, shared_slots_max=SHARED, sender_slots_max=CAP)
+PROFILE = msgspec.structs.replace(LIVE, policy=POLICY)
 
 Said = tuple[int, Priority, str]  # (ms since the last one, class, sender)
 streams = st.lists(
@@ -36,8 +38,8 @@ def decide(stream: list[Said]) -> list[tuple[int, Priority, str, DropReason | No
     for step_ms, priority, sender in stream:
         at_ms += step_ms
         thinning.clock_ms = at_ms
-        reason = take_slot(thinning, PROFILE, SHARED, priority, sender)
-        decisions.append((at_ms // PROFILE.window_ms, priority, sender, reason))
+        reason = take_slot(thinning, POLICY, SHARED, priority, sender)
+        decisions.append((at_ms // WINDOW_MS, priority, sender, reason))
         assert 0 <= thinning.debt <= DEBT_WINDOWS_MAX * SHARED
         assert thinning.shared_used <= SHARED and thinning.reserved_used <= RESERVED
         assert len(thinning.senders or {}) <= SHARED
@@ -75,7 +77,7 @@ def test_a_sender_never_gets_more_than_its_share_of_a_window(stream: list[Said])
 
 @given(streams)
 def test_an_open_window_keeps_the_first_chat_message_of_a_quiet_second(stream: list[Said]) -> None:
-    quiet_ms = (DEBT_WINDOWS_MAX + 1) * PROFILE.window_ms
+    quiet_ms = (DEBT_WINDOWS_MAX + 1) * WINDOW_MS
     *_, (_, _, _, reason) = decide([*stream, (quiet_ms, Priority.NORMAL, "dan")])
     assert reason is None
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from fanout.adapters.memory import MemoryState, memory_store
 from fanout.core.errors import CloseCode
 from fanout.core.limits import RINGS_BYTES_MAX
-from fanout.core.messages import Kind, Profiles
+from fanout.core.messages import Kind
+from fanout.core.profiles import Profiles
 from fanout.core.records import Attached, Chunk, Entry, RoomBatch, encode_body
 from fanout.gateway.edge_ledger import DropReason
 from fanout.gateway.history import EdgeHistory

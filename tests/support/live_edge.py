@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from fanout.adapters.memory import MemoryLog, MemoryState, memory_store
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.publish import Publish, Published
 from fanout.core.records import CHUNK, CHUNKS, Chunk, RoomBatch, encode
 from fanout.gateway.server import Gateway, GatewaySettings

@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from fanout.core.messages import LIVE, Priority, Profile, Profiles
+from fanout.core.messages import Priority
+from fanout.core.profiles import LIVE, Profile, Profiles
 from fanout.core.records import (
     ATTACH,
     DETACH,

@@ -12,7 +12,7 @@ import msgspec
 
 from fanout.adapters.memory import MemoryLog, MemoryState, memory_store
 from fanout.control.ops import build_ops
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.publish import Publish
 from fanout.core.records import MESSAGES, Header, Message, body, header
 from fanout.ports import Clock, Store, Topics

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from fanout.core import ledger
-from fanout.core.messages import Priority, Profiles
+from fanout.core.messages import Priority
+from fanout.core.profiles import Profiles
 from fanout.core.records import (
     ANNOUNCE,
     CHUNKS,

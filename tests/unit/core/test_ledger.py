@@ -10,8 +10,8 @@ from fanout.core import ledger
 from fanout.core.errors import RecordError
 from fanout.core.ledger import NOTHING, Edge, Ledger, Stay
 from fanout.core.limits import EDGE_REASONS_MAX
-from fanout.core.messages import LIVE
 from fanout.core.policy import DropReason
+from fanout.core.profiles import LIVE
 from fanout.core.records import RoomReport
 from fanout.core.room_log import NONE
 from fanout.core.room_state import RoomState

@@ -8,22 +8,17 @@ import pytest
 
 from fanout.core.errors import BAD_REQUEST, PERMISSION_DENIED, UNKNOWN_NAMESPACE, Refused
 from fanout.core.messages import (
-    GROUP,
-    LIVE,
-    OPEN,
     PRIORITIES,
     PRIORITY_BY_WORD,
     Kind,
     Priority,
-    Profile,
-    Profiles,
     check_app,
     check_room,
     check_user,
-    namespace_of,
     room_key,
     split_key,
 )
+from fanout.core.profiles import GROUP, LIVE, OPEN, Profile, Profiles, namespace_of
 
 LOOK_ALIKES = [
     "rоom",

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
-from fanout.core.messages import LIVE, Priority
-from fanout.core.policy import DEBT_WINDOWS_MAX, DropReason, Thinning, take_slot
+from fanout.core.messages import Priority
+from fanout.core.policy import DEBT_WINDOWS_MAX, WINDOW_MS, DropReason, Thinning, take_slot
+from fanout.core.profiles import Policy
 
-PROFILE = msgspec.structs.replace(LIVE, reserved_slots=2, shared_slots=4, sender_slots_max=2)
+POLICY = Policy(reserved_slots=2, shared_slots_max=4, sender_slots_max=2)
 WINDOW = 5_000
 
 
 @pytest.fixture
 def thinning() -> Thinning:
-    return Thinning(clock_ms=WINDOW * PROFILE.window_ms, window=WINDOW)
+    return Thinning(clock_ms=WINDOW * WINDOW_MS, window=WINDOW)
 
 
 def take(thinning: Thinning, priority: Priority, sender: str = "", *, shared: int = 4) -> DropReason | None:
-    return take_slot(thinning, PROFILE, shared, priority, sender)
+    return take_slot(thinning, POLICY, shared, priority, sender)
 
 
 def taken(thinning: Thinning, priority: Priority, times: int) -> int:
@@ -26,7 +26,7 @@ def taken(thinning: Thinning, priority: Priority, times: int) -> int:
 
 
 def go_on(thinning: Thinning, windows: int = 1) -> None:
-    thinning.clock_ms += windows * PROFILE.window_ms
+    thinning.clock_ms += windows * WINDOW_MS
 
 
 def test_normal_gets_all_shared_slots_of_a_window_and_no_more(thinning: Thinning) -> None:
@@ -42,7 +42,7 @@ def test_the_next_window_has_all_its_slots_again(thinning: Thinning) -> None:
 
 def test_a_record_clock_that_stands_still_stays_in_its_window(thinning: Thinning) -> None:
     taken(thinning, Priority.NORMAL, 4)
-    thinning.clock_ms += PROFILE.window_ms - 1
+    thinning.clock_ms += WINDOW_MS - 1
     assert take(thinning, Priority.NORMAL) is DropReason.WINDOW_FULL
 
 

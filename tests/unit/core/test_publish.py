@@ -16,7 +16,8 @@ from fanout.core.errors import (
     Refused,
 )
 from fanout.core.ids import EPOCH_MS, IdGenerator
-from fanout.core.messages import Priority, Profiles
+from fanout.core.messages import Priority
+from fanout.core.profiles import Profiles
 from fanout.core.publish import (
     BATCH_BYTES_MAX,
     BODY_BYTES_MAX,

@@ -8,8 +8,8 @@ import pytest
 from fanout.core.errors import RecordError
 from fanout.core.ledger import NOTHING, Stay
 from fanout.core.limits import CHUNK_SLOTS, IDEMPOTENCY_S, KEYED_IDS_MAX, STAY_REMEMBERED_MS
-from fanout.core.messages import GROUP, LIVE
 from fanout.core.policy import DropReason
+from fanout.core.profiles import GROUP, LIVE
 from fanout.core.records import Attached
 from fanout.core.room_log import NONE
 from fanout.core.room_state import (
@@ -43,7 +43,7 @@ def test_a_room_without_a_past_begins_at_the_log_offset_of_its_first_record(room
 
 
 def test_slots_in_force_are_the_profiles_until_a_budget_changes_them(room: RoomState) -> None:
-    assert room.shared_slots == LIVE.shared_slots
+    assert room.shared_slots == LIVE.policy.shared_slots_max
     room.put_in_force(Values(3))
     assert room.shared_slots == 3
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.publish import decode_publish, to_message
 from fanout.core.records import MESSAGE, Message, encode
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.gateway.fairness import QUANTUM, FairTurns
 from fanout.gateway.room import Room
 

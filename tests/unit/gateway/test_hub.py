@@ -8,7 +8,8 @@ from typing import Any
 
 from fanout.core.errors import RESYNC
 from fanout.core.limits import DETACH_AFTER_S
-from fanout.core.messages import Kind, Profiles
+from fanout.core.messages import Kind
+from fanout.core.profiles import Profiles
 from fanout.core.records import Attached, Chunk, RoomBatch
 from fanout.core.room_log import Position
 from fanout.gateway.holes import WAITING_ENTRIES_MAX

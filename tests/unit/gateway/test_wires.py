@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from fanout.core.limits import DEFLATE_FROM_BYTES
-from fanout.core.messages import LIVE
+from fanout.core.profiles import LIVE
 from fanout.core.records import BINARY, Entry
 from fanout.core.room_log import Position
 from fanout.gateway.room import Room

@@ -8,8 +8,9 @@ import pytest
 
 from fanout.core.ids import foreign_id
 from fanout.core.limits import CHUNK_BYTES_MAX, MESSAGE_BYTES_MAX, TURN_BYTES_MAX, TURN_ROOMS_MAX
-from fanout.core.messages import GROUP, LIVE, OPEN, Priority
+from fanout.core.messages import Priority
 from fanout.core.policy import DropReason
+from fanout.core.profiles import GROUP, LIVE, OPEN
 from fanout.core.records import (
     ANNOUNCE,
     AUDIENCE,

@@ -8,7 +8,7 @@ from typing import Any
 
 from fanout.core.errors import Fenced, Unavailable
 from fanout.core.limits import HISTORY_BYTES_PER_STORE
-from fanout.core.messages import LIVE
+from fanout.core.profiles import LIVE
 from fanout.core.room_state import RoomState
 from fanout.ports import HistoryBatch, HistoryEntry, HistoryPage, KeyedId, RoomMeta
 from tests.support import virtual_time

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from fanout.core.messages import Priority, Profiles
+from fanout.core.messages import Priority
+from fanout.core.profiles import Profiles
 from fanout.core.records import ANNOUNCE, BUDGET, TICK, Announce, Budget, Chunk, RoomReport, body, encode
 from fanout.core.room_state import RoomState, Target
 from fanout.ports import LogRecord, RoomMeta

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from fanout.adapters.memory import MemoryGroupReader, MemoryLog, MemoryState, memory_store
 from fanout.core.errors import OutOfRange
-from fanout.core.messages import Profiles
+from fanout.core.profiles import Profiles
 from fanout.core.records import CHUNKS, DEAD, MEMBERS, MESSAGES, TASKS
 from fanout.ports import Topics
 from tests.support import virtual_time

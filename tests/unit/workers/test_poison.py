@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from fanout.core.limits import CHUNK_BYTES_MAX, RECORD_BYTES_MAX
-from fanout.core.messages import Priority, Profiles
+from fanout.core.messages import Priority
+from fanout.core.profiles import Profiles
 from fanout.core.records import (
     ANNOUNCE,
     ATTACH,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fanout.core.messages import LIVE
+from fanout.core.profiles import LIVE
 from fanout.core.records import Attached, Entry, RoomBatch, decode_body, encode_body
 from fanout.core.room_state import RoomState
 from workers.room_batch import room_batch
