@@ -123,9 +123,8 @@ class Hub:
         self._idle.pop(room, None)
         self._known.pop(room, None)
         self._ring_bytes -= room.counted_bytes
-        if room.log is not None:
-            self.unswept -= room.log.end - room.step
-            room.set_step(room.log.end)  # the sweep may have it queued still
+        self.unswept -= room.counted_unswept
+        room.counted_unswept = 0  # the sweep may have it queued still
         if room.hole is not None and room.hole.task is not None:
             room.hole.task.cancel()
         ROOMS.dec()
@@ -239,12 +238,9 @@ class Hub:
     def _append(self, room: Room, entries: list[Entry], batch: RoomBatch) -> None:
         if not entries:
             return
-        log = room.known_log
-        before = log.end - room.step
         passed = room.take(entries, batch.source, batch.partition, self._now_ms())
-        self.unswept += log.end - room.step - before
         self._account(room)
-        if log.end > room.step:
+        if room.counted_unswept:
             self._on_work(room)
         # Those behind whose cursor was at the end have something to read again.
         for subscription in passed:
@@ -310,9 +306,8 @@ class Hub:
 
     def _reset(self, room: Room, position: Position) -> None:
         log = room.known_log
-        self.unswept -= log.end - room.step
         log.reset(position)
-        room.set_step(log.end)
+        room.skip_to_end()
         self._account(room)
 
     def resync(self, room: Room, code: CloseCode = RESYNC) -> None:
@@ -329,23 +324,21 @@ class Hub:
 
     # --- sweeps -------------------------------------------------------------------------------------------------------
 
-    def swept(self, room: Room, step: int) -> None:
-        """Those in step have been given everything up to ``step``."""
-        if step > room.step:
-            self.unswept -= step - room.step
-            room.set_step(step)
+    def swept(self, room: Room) -> None:
+        """Those in step have been given something, or have left."""
         self._account(room)
 
     def _account(self, room: Room) -> None:
         log = room.log
         if log is None:
             return
-        before = room.step
         bytes_max = None
         if self._ring_bytes > self._rings_bytes_max:
             bytes_max = max(_RING_BYTES_MIN, self._rings_bytes_max // len(self.rooms))
         room.trim(self._now_ms(), bytes_max)
-        self.unswept -= room.step - before
+        unswept = log.end - room.step
+        self.unswept += unswept - room.counted_unswept
+        room.counted_unswept = unswept
         self._ring_bytes += log.bytes - room.counted_bytes
         room.counted_bytes = log.bytes
 

@@ -1,15 +1,15 @@
 """A room on this gateway: its log, its subscriptions by where their cursors stand, its ledger. No I/O, no clock.
 
-A subscription is in exactly one place: *in step* (its cursor is at the room's step or above; the sweep brings it
-forward), *behind* (its socket is full, or it is being brought up from its own cursor), or *ahead* (the client has
-seen more on another gateway; nothing is due to it until the head passes its offset).
+A subscription is in exactly one place: *in step* (the sweep brings it forward with its neighbours), *behind* (its
+socket is full, or it is being brought up from its own cursor), or *ahead* (the client has seen more on another gateway;
+nothing is due to it until the head passes its offset).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fanout.core.errors import CloseCode
 from fanout.core.messages import split_key
@@ -17,8 +17,8 @@ from fanout.core.profiles import Profile
 from fanout.core.records import Entry
 from fanout.core.room_log import NONE, SOURCE_MESSAGES, Position, RoomLog, Tally, minus, plus, tally, times
 from fanout.gateway.edge_ledger import DropReason, EdgeLedger
-from fanout.gateway.step import EARLY, NOWHERE, InStep, Sink
-from fanout.gateway.wires import WIRES, Encoders, Frame, build_frame, encoders
+from fanout.gateway.step import NOWHERE, InStep, Sink
+from fanout.gateway.wires import WIRES, Encoders, Frame, SharedFrames, build_frame, encoders
 from fanout.runtime.metrics import SUBSCRIPTIONS_BEHIND
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Behind:
 
 
 class Subscription:
-    """Session × room: a cursor. ``place`` is its index among those in step, whose cursor is the room's; for all others
-    ``sent`` is the cursor. ``expires_s`` 0 = never."""
+    """Session × room: a cursor. ``place`` is its index among those in step of its wire, who know its cursor there; for
+    all others ``sent`` is the cursor. ``expires_s`` 0 = never."""
 
     __slots__ = ("behind", "expires_s", "place", "room", "sent", "server_side", "session")
 
@@ -88,24 +88,11 @@ class Subscription:
         return self.place != NOWHERE
 
 
-class Walk(NamedTuple):
-    """A sweep under way: ``left`` are the frames that still go out, by wire format, all up to ``stop``.
-
-    ``sweep`` as the room's when it began; ``begun_s`` monotonic seconds.
-    """
-
-    sweep: int
-    stop: int
-    left: list[tuple[int, Frame]]
-    begun_s: float
-
-
 class Room:
-    """One room. ``log`` is None until the position is known; ``step`` is the common cursor of those in step.
+    """One room. ``log`` is None until the position is known.
 
-    While a frame is handed out ``stop`` is the cursor of those who have it (else it is the step), and ``sweep`` tells
-    whether the room was set to another position meanwhile. ``early`` are those whose cursor lies above the step.
-    ``instance`` tells two stays of a room on this gateway apart. ``queued``: it waits for a sweep.
+    ``frames`` are those that a sweep is handing out. ``instance`` tells two stays of a room on this gateway apart.
+    ``queued``: it waits for a sweep; ``round``: cursor and monotonic time (s) at which the round under way began.
     """
 
     __slots__ = (
@@ -118,8 +105,9 @@ class Room:
         "attached",
         "behind",
         "counted_bytes",
-        "early",
+        "counted_unswept",
         "encoders",
+        "frames",
         "hole",
         "in_step",
         "instance",
@@ -129,12 +117,9 @@ class Room:
         "name",
         "partition",
         "queued",
-        "step",
-        "stop",
-        "sweep",
+        "round",
         "touched",
         "turn",
-        "walk",
     )
 
     def __init__(self, key: str, profile: Profile, partition: int, instance: int) -> None:
@@ -143,10 +128,8 @@ class Room:
         self.partition = partition
         self.instance = instance
         self.log: RoomLog | None = None
-        self.step = self.stop = self.sweep = 0
         self.ledger = EdgeLedger()
         self.in_step: tuple[InStep, ...] = tuple(InStep() for _ in WIRES)
-        self.early: set[Subscription] = set()
         self.behind: set[Subscription] = set()
         self.ahead: dict[Subscription, int] = {}
         self._ahead_from = 0  # none of them is below: an offset that nobody reaches costs nothing per publication
@@ -156,9 +139,11 @@ class Room:
         self._not_taken = NONE  # of the log's cumulative counts: what came before the stay, or beside it
         self.hole: Hole | None = None
         self.queued = False
-        self.walk: Walk | None = None
+        self.frames = SharedFrames(self.encoders)
+        self.round: tuple[int, float] | None = None
         self.touched = True
         self.counted_bytes = 0
+        self.counted_unswept = 0
         self.turn: asyncio.Semaphore | None = None  # of resumes that need the history
         self._users_counted = (0, 0)  # until when (ms) the count is good, the count
 
@@ -167,7 +152,7 @@ class Room:
     @property
     def listeners(self) -> int:
         """Subscriptions to which every new publication is offered: all but those ahead."""
-        return sum(map(len, self.in_step)) + len(self.early) + len(self.behind)
+        return sum(map(len, self.in_step)) + len(self.behind)
 
     @property
     def subscriptions(self) -> int:
@@ -190,7 +175,6 @@ class Room:
     def __iter__(self) -> Iterator[Subscription]:
         for group in self.in_step:
             yield from group
-        yield from list(self.early)
         yield from list(self.behind)
         yield from list(self.ahead)
 
@@ -203,7 +187,6 @@ class Room:
     def begin(self, position: Position) -> None:
         """Start the log at a position."""
         self.log = RoomLog(position)
-        self.set_step(self.log.end)
 
     def attach(self, head: int) -> None:
         """Note the answer to the room's Attach: publications after ``head`` are sent to this stay."""
@@ -265,7 +248,7 @@ class Room:
         if subscription.behind is not None:
             self._leave_behind(subscription)
         else:
-            self._leave_step(subscription)
+            self.in_step[subscription.session.wire].remove(subscription)
 
     def pending_of(self, subscription: Subscription) -> Tally:
         """Return what has been offered to a subscription and not been written or dropped."""
@@ -279,14 +262,11 @@ class Room:
         """Its socket is full: leave the step; nothing is copied for it."""
         log = self.known_log
         sent = subscription.sent = self.cursor(subscription)
-        self._leave_step(subscription)
+        self.in_step[subscription.session.wire].remove(subscription)
         self._enter_behind(subscription, Behind(log.counts_at(sent), log.offset_at(sent)))
 
     def catch_up(self, subscription: Subscription) -> bool:
-        """Put a behind subscription in step if its cursor has come to the end; return whether it has.
-
-        To the end, not only to the step: a sweep under way walks over those who were there when it began.
-        """
+        """Put a behind subscription in step if its cursor has come to the end; return whether it has."""
         if subscription.sent < self.known_log.end:
             return False
         self._leave_behind(subscription)
@@ -342,7 +322,6 @@ class Room:
             beside = (one for one in entries if source != SOURCE_MESSAGES or one.offset <= self._stay_from)
             self._not_taken = plus(self._not_taken, tally(beside))
         self._offer(log, start)
-        self._skip_step()
         self.touched = True
         return passed
 
@@ -379,50 +358,41 @@ class Room:
     def trim(self, now_ms: int, bytes_max: int | None = None) -> None:
         """Hold the ring to its bounds; what those in step have not been given stays."""
         if self.log is not None:
-            self._skip_step()
             self.log.trim(now_ms, self.step, bytes_max=bytes_max)
 
     # --- the step -----------------------------------------------------------------------------------------------------
 
+    @property
+    def step(self) -> int:
+        """The lowest cursor of those in step; where nobody is, the end of the log."""
+        end = self.log.end if self.log is not None else 0
+        return min((group.oldest for group in self.in_step if group), default=end)
+
     def cursor(self, subscription: Subscription) -> int:
         """Return the sequence of the last publication that a subscription was given."""
-        if subscription.place < 0:
-            return subscription.sent
-        has_frame = subscription.place < self.in_step[subscription.session.wire].given
-        return self.stop if has_frame else self.step
+        if subscription.is_in_step:
+            return self.in_step[subscription.session.wire].cursor(subscription)
+        return subscription.sent
 
-    def set_step(self, step: int) -> None:
-        """Everybody in step stands at ``step`` now; those who wait for it there join them."""
-        self.step = self.stop = step
-        self.sweep += 1
+    def due(self) -> int | None:
+        """Return the wire whose members in step wait for the oldest publication; None where all have everything."""
+        end = self.known_log.end
+        oldest = [(group.oldest, wire) for wire, group in enumerate(self.in_step) if group]
+        sent, wire = min(oldest, default=(end, 0))
+        return wire if sent < end else None
+
+    def skip_to_end(self) -> None:
+        """Set all those in step to the end of the log, whatever lies between; the caller accounts for it."""
         for group in self.in_step:
-            group.given = 0
-        for subscription in [one for one in self.early if one.sent <= step]:
-            assert subscription.sent == step, "the step passes nobody by"
-            self.early.discard(subscription)
-            self.in_step[subscription.session.wire].add(subscription)
-
-    def _skip_step(self) -> None:
-        """Where nobody is in step the step goes to the first who waits for it, or to the end."""
-        if self.step < self.known_log.end and not any(self.in_step):
-            self.set_step(min((one.sent for one in self.early), default=self.known_log.end))
+            group.stand_at(self.known_log.end)
+        self.frames.clear()
+        self.round = None
 
     # --- places -------------------------------------------------------------------------------------------------------
 
     def _enter_step(self, subscription: Subscription) -> None:
-        """Its cursor is at the end of the log: in step where the step is there too, else early."""
-        if subscription.sent == self.step:
-            self.in_step[subscription.session.wire].add(subscription)
-        else:
-            subscription.place = EARLY
-            self.early.add(subscription)
-
-    def _leave_step(self, subscription: Subscription) -> None:
-        if subscription.place == EARLY:
-            subscription.place = NOWHERE
-            self.early.discard(subscription)
-        else:
-            self.in_step[subscription.session.wire].remove(subscription)
+        """Its cursor is at the end of the log."""
+        self.in_step[subscription.session.wire].add(subscription, subscription.sent)
 
     def _enter_behind(self, subscription: Subscription, behind: Behind) -> None:
         subscription.behind = behind

@@ -1,10 +1,11 @@
-"""Sweeps: walks that bring those in step to the head of their rooms. Publications are written here and in ``catch_up``.
+"""Sweeps: rounds that bring those in step to the head of their rooms. All publications leave here or in ``catch_up``.
 
-Publications that arrive during a sweep form the next one: at low rates each goes out at once, under load they join into
-one frame by themselves. The frame is built once per wire format, and compressed once for those who negotiated that; the
-same bytes are handed to every session in step. What only one session is given, from its own cursor, goes uncompressed.
-A session whose socket is full leaves the step and is served from its own cursor; a sweep never waits for one. After
-2,000 writes or 4 ms everything else gets its turn, and rooms with work take turns, weighted by app.
+What arrives during a round goes to those who are still to come with what they wait for, and to the others on the next
+round: at low rates each publication goes out at once, under load they join into one frame by themselves, and nobody
+waits for longer than one round. A frame is built once per wire format, and compressed once for those who negotiated
+that; the same bytes are handed to all at the same cursor. What only one session is given goes uncompressed. A session
+whose socket is full leaves the step and is served from its own cursor; a sweep never waits for one. After 2,000 writes
+or 2 ms everything else gets its turn, and rooms with work take turns, weighted by app.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from fanout.core.limits import SWEEP_SLICE_S, SWEEP_WRITES_MAX
+from fanout.core.limits import SWEEP_SLICE_S, SWEEP_WRITES_MAX, SWEEP_YIELDS
 from fanout.core.room_log import times
 from fanout.gateway.catch_up import CatchUp
 from fanout.gateway.edge_ledger import DropReason, Written
@@ -24,9 +25,8 @@ from fanout.gateway.fairness import FairTurns
 from fanout.gateway.history import EdgeHistory
 from fanout.gateway.hub import Hub
 from fanout.gateway.pace import Pace
-from fanout.gateway.room import Room, Subscription, Walk
-from fanout.gateway.step import InStep
-from fanout.gateway.wires import WIRES, Frame, shared_frames
+from fanout.gateway.room import Room, Subscription
+from fanout.gateway.wires import Frame
 from fanout.ports import Clock
 from fanout.runtime.metrics import PUBLISH_TO_WRITE, SWEEP_SECONDS
 from fanout.runtime.tcp_memory import TcpMemory
@@ -128,7 +128,8 @@ class Sweeper:
 
     async def _yield(self) -> None:
         """Give everything else its turn, and readers time where the kernel holds too much for them."""
-        await asyncio.sleep(0)
+        for _ in range(SWEEP_YIELDS):
+            await asyncio.sleep(0)
         pause_s = self._pace.pause_s(self._clock.monotonic_s())
         while pause_s:
             await asyncio.sleep(pause_s)
@@ -154,8 +155,8 @@ class Sweeper:
             for subscription in room:  # could not even be told
                 if subscription.is_in_step:
                     room.ledger.drop(DropReason.RESYNC, room.pending_of(subscription))
-                    subscription.sent = room.known_log.end
-            self.hub.swept(room, room.known_log.end)  # nobody is left to be given it, and the brake counts it
+            room.skip_to_end()
+            self.hub.swept(room)  # nobody is left to be given it, and the brake counts it
         if room.log is not None and room.log.end > room.step:
             self.room_has_work(room)
         self._rooms.charge(room.app, self._writes - before)
@@ -163,53 +164,48 @@ class Sweeper:
     # --- in step ------------------------------------------------------------------------------------------------------
 
     def _sweep(self, room: Room) -> None:
-        """Bring those in step of a room forward by one frame, or go on with that."""
-        walk = room.walk
-        if walk is None or walk.sweep != room.sweep:
-            walk = room.walk = self._begin(room)
-        if walk is None:
+        """Hand out frames until everybody in step has everything, or the turn is over."""
+        if room.log is None:
             return
-        while walk.left:
-            wire, frame = walk.left[-1]
-            if not self._hand_out(room, room.in_step[wire], frame):
-                return
-            walk.left.pop()
-        if self._bring_early(room, walk):
-            room.walk = None
-            self.hub.swept(room, walk.stop)
-            SWEEP_SECONDS.observe(self._clock.monotonic_s() - walk.begun_s)
+        self._begin_round(room)
+        wire = room.due()
+        while wire is not None:
+            self._hand_out(room, wire)
+            if self._is_turn_over():
+                break
+            wire = room.due()
+        self._end_round(room)
+        self.hub.swept(room)
 
-    def _begin(self, room: Room) -> Walk | None:
-        """Build the next frame of each wire in use, all up to the same cursor."""
-        log = room.log
-        if log is None or log.end <= room.step:
-            return None
-        frames = shared_frames(log, room.step, [wire for wire in WIRES if room.in_step[wire]], room.encoders)
-        stop = min((frame.sent for frame in frames.values()), default=log.end)
-        room.stop = stop
-        for frame in frames.values():
-            self._observe(frame)
-            break
-        return Walk(room.sweep, stop, list(frames.items()), self._clock.monotonic_s())
-
-    def _hand_out(self, room: Room, group: InStep, frame: Frame) -> bool:
-        """Hand a frame to everybody in step of a wire; False where the turn is over before that."""
+    def _hand_out(self, room: Room, wire: int) -> None:
+        """Hand one frame to those whose turn it is on a wire, until it was given to all at their cursor."""
+        group, log = room.in_step[wire], room.known_log
+        after = group.at_turn
+        if after == log.end:  # they came later, and have what others wait for
+            group.pass_over(after)
+            return
+        frame = room.frames.held(log, wire, after) or self._build(room, wire, after)
         if not frame.data:
-            self._settle(room, frame, group.pass_over())
-            return True
-        written = 0
+            self._settle(room, frame, group.pass_over(frame.sent))
+            return
+        given = 0
         try:
-            while group.given < len(group):
+            while group and group.at_turn == after and room.frames.held(log, wire, after) is frame:
+                written = group.give(frame.data, frame.sent, _SLICE)
+                given += written
+                self._writes += written
+                room.frames.given(wire, written)
                 if self._stalled:
                     self._leave_step()
-                given = group.give(frame.data, _SLICE)
-                written += given
-                self._writes += given
                 if self._is_turn_over():
                     break
         finally:
-            self._settle(room, frame, written)
-        return group.given == len(group)
+            self._settle(room, frame, given)
+
+    def _build(self, room: Room, wire: int, after: int) -> Frame:
+        frame = room.frames.build(room.known_log, wire, after)
+        self._observe(frame)
+        return frame
 
     def _leave_step(self) -> None:
         """Those whose sockets are full are behind from here on; they have what they were given."""
@@ -218,33 +214,18 @@ class Sweeper:
             if subscription.is_in_step and subscription.session.paused:
                 subscription.room.fall_behind(subscription)
 
-    def _bring_early(self, room: Room, walk: Walk) -> bool:
-        """Bring those who came during the sweep to its end, each from its own cursor; False where the turn is over."""
-        if room.early:
-            if self._stalled:
-                self._leave_step()
-            own: dict[tuple[int, int], Frame] = {}
-            for subscription in [one for one in room.early if one.sent < walk.stop]:
-                self._write_own(room, subscription, own, walk.stop)
-                if self._is_turn_over():
-                    return not any(one.sent < walk.stop for one in room.early)
-        return True
+    def _begin_round(self, room: Room) -> None:
+        """A round brings all those in step to where the log ends now."""
+        if room.round is None:
+            room.round = (room.known_log.end, self._clock.monotonic_s())
 
-    def _write_own(self, room: Room, subscription: Subscription, own: dict[tuple[int, int], Frame], stop: int) -> None:
-        session = subscription.session
-        while subscription.sent < stop:
-            if session.paused:
-                room.fall_behind(subscription)
-                return
-            place = (subscription.sent, session.wire)
-            frame = own.get(place)
-            if frame is None:
-                frame = own[place] = room.frame(subscription.sent, session.wire, stop=stop)
-            if frame.data:
-                session.write(frame.data)
-            subscription.sent = frame.sent
-            self._writes += 1
-            self._settle(room, frame, 1)
+    def _end_round(self, room: Room) -> None:
+        step = room.step
+        if room.round is not None and step >= room.round[0]:
+            SWEEP_SECONDS.observe(self._clock.monotonic_s() - room.round[1])
+            room.round = None
+        if step == room.known_log.end:
+            room.frames.clear()
 
     def _settle(self, room: Room, frame: Frame, sessions: int) -> None:
         """Count ``sessions`` writes of a frame; before anybody else runs, so that the ledger is exact at every step."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from fanout.core.limits import FRAME_BYTES_MAX, FRAME_MESSAGES_MAX
+from fanout.core.limits import FRAME_BYTES_MAX, FRAME_MESSAGES_MAX, SWEEP_FRAME_SESSIONS
 from fanout.core.records import Entry
 from fanout.core.room_log import NONE, Encode, Publication, RoomLog, Tally, minus, tally
 from fanout.protocol import websocket
@@ -32,6 +32,7 @@ PING_FRAMES: Final = tuple(websocket.frame(codec.opcode, codec.ping) for codec i
 
 Encoders = tuple[Callable[[Entry], bytes], ...]
 
+_JOINED_MAX: Final = 8  # frames of 64 KB that a room holds while a sweep is under way
 _ROOM_FOR_HEADER: Final = 16  # separators and the frame header count against FRAME_BYTES_MAX, too
 
 
@@ -79,7 +80,7 @@ def build_frame(
 ) -> Frame:
     """Return the next frame after a cursor: at most 256 publications or 64 KB, or one that is larger.
 
-    It is not compressed, which is allowed on every wire: that is worth its time for ``shared_frames`` only.
+    It is not compressed, which is allowed on every wire: that is worth its time for ``SharedFrames`` only.
     """
     wire_format = FORMAT_OF[wire]
     read = log.read(
@@ -100,21 +101,61 @@ def build_frame(
     return Frame(data, read.sent, minus(read.given, binary), read.skipped, binary, read.publications)
 
 
-def shared_frames(log: RoomLog, sent: int, wires: Sequence[int], encode: Encoders) -> dict[int, Frame]:
-    """Return the next frame after a cursor for each of the wires, all up to the same cursor.
+class SharedFrames:
+    """Frames of one room that sessions in step share, by the cursor after which they begin.
 
-    A format is encoded and joined once, and compressed at most once, however many sessions are going to be given it.
+    A format is encoded and joined once for all its wires. A frame is compressed once for all who are given it, and it
+    is worth that: until it has gone to ``SWEEP_FRAME_SESSIONS`` it is not replaced by one with newer publications.
     """
-    formats = {FORMAT_OF[wire] for wire in wires}
-    stop: int | None = None
-    plain: dict[int, Frame] = {}
-    for wire_format in formats:
-        plain[wire_format] = build_frame(log, sent, wire_format, encode[wire_format], stop=stop)
-        stop = plain[wire_format].sent
-    for wire_format in formats:
-        if stop is not None and plain[wire_format].sent > stop:
-            plain[wire_format] = build_frame(log, sent, wire_format, encode[wire_format], stop=stop)
-    return {wire: _deflated(plain[FORMAT_OF[wire]]) if IS_DEFLATED[wire] else plain[FORMAT_OF[wire]] for wire in wires}
+
+    __slots__ = ("_encode", "_end", "_held", "_joined")
+
+    def __init__(self, encode: Encoders) -> None:
+        self._encode = encode
+        self._held: dict[int, _Held] = {}  # by wire
+        self._joined: dict[tuple[int, int], Frame] = {}  # by format and cursor, as long as the log ends at ``_end``
+        self._end = 0
+
+    def held(self, log: RoomLog, wire: int, sent: int) -> Frame | None:
+        """Return the frame after a cursor that is being handed out on a wire, where it is still the one to give."""
+        held = self._held.get(wire)
+        if held is None or held.after != sent or not (held.sessions > 0 or held.frame.sent == log.end):
+            return None
+        return held.frame
+
+    def build(self, log: RoomLog, wire: int, sent: int) -> Frame:
+        """Return the next frame after a cursor, up to the end of the log as far as its bounds allow, and hold it."""
+        if log.end != self._end or len(self._joined) >= _JOINED_MAX:
+            self._joined.clear()
+            self._end = log.end
+        place = (FORMAT_OF[wire], sent)
+        frame = self._joined.get(place)
+        if frame is None:
+            frame = self._joined[place] = build_frame(log, sent, wire, self._encode[wire])
+        if IS_DEFLATED[wire]:
+            frame = _deflated(frame)
+        self._held[wire] = _Held(sent, frame)
+        return frame
+
+    def given(self, wire: int, sessions: int) -> None:
+        """Count those who were given the frame that is held for a wire."""
+        self._held[wire].sessions -= sessions
+
+    def clear(self) -> None:
+        """Forget all frames: everybody has them."""
+        self._held.clear()
+        self._joined.clear()
+
+
+class _Held:
+    """A frame on its way, the cursor that it follows, and how many sessions it goes to at least."""
+
+    __slots__ = ("after", "frame", "sessions")
+
+    def __init__(self, after: int, frame: Frame) -> None:
+        self.after = after
+        self.frame = frame
+        self.sessions = SWEEP_FRAME_SESSIONS
 
 
 def _deflated(frame: Frame) -> Frame:

@@ -1,8 +1,8 @@
-"""Those in step against a plain model: whoever comes and goes, everybody has each frame once, and cursors say so."""
+"""Those in step against a plain model: whoever comes and goes, each gets every frame once, and cursors say so."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -26,59 +26,91 @@ class Socket:
         self.given.append(data)
 
 
+class Model(NamedTuple):
+    """What a member stands at, and what it was given since it came."""
+
+    sent: int
+    given: list[bytes]
+
+
 class InStepMachine(RuleBasedStateMachine):
-    """Frames are handed out in pieces; between the pieces members leave. Newcomers wait for the frame's end."""
+    """The head moves while frames are handed out in pieces; between the pieces members come and leave."""
 
     def __init__(self) -> None:
         super().__init__()
         self.group = InStep()
-        self.due: dict[Subscription, list[bytes]] = {}
-        self.frames = 0
-        self.frame: bytes | None = None
+        self.head = 1
+        self.models: dict[Subscription, Model] = {}
 
-    @precondition(lambda self: self.frame is None)
-    @rule()
-    def come(self) -> None:
+    @rule(back=st.integers(0, 2))
+    def come(self, back: int) -> None:
         one = Subscription(cast(Listener, Socket()), cast(Any, None))
-        self.group.add(one)
-        self.due[one] = []
+        sent = max(1, self.head - back)
+        self.group.add(one, sent)
+        self.models[one] = Model(sent, [])
 
-    @precondition(lambda self: self.due)
+    @precondition(lambda self: self.models)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        one = data.draw(st.sampled_from(sorted(self.due, key=lambda each: each.place)))
+        one = data.draw(st.sampled_from(sorted(self.models, key=lambda each: each.place)))
         self.group.remove(one)
         assert one.place == NOWHERE
-        del self.due[one]
+        del self.models[one]
 
-    @precondition(lambda self: self.frame is None)
     @rule()
-    def begin(self) -> None:
-        self.frames += 1
-        self.frame = b"%d" % self.frames
+    def publish(self) -> None:
+        self.head += 1
 
-    @precondition(lambda self: self.frame is not None)
-    @rule(sessions=st.integers(1, 4))
-    def give(self, sessions: int) -> None:
-        assert self.frame is not None
-        before = self.group.given
-        given = self.group.give(self.frame, sessions)
-        assert given == min(sessions, len(self.group) - before)
-        if self.group.given == len(self.group):
-            for due in self.due.values():
-                due.append(self.frame)
-            self.group.given = 0
-            self.frame = None
+    @precondition(lambda self: self.models and self.group.at_turn < self.head)
+    @rule(sessions=st.integers(1, 4), short=st.integers(0, 1))
+    def give(self, sessions: int, short: int) -> None:
+        """A frame ends at the head, or below it where it would become too large."""
+        after = self.group.at_turn
+        to = max(after + 1, self.head - short)
+        frame = b"%d-%d" % (after, to)
+        given = self.group.give(frame, to, sessions)
+        assert 1 <= given <= sessions
+        self.passed(given, after, to, frame)
+
+    @precondition(lambda self: self.models)
+    @rule()
+    def pass_over(self) -> None:
+        after = self.group.at_turn
+        passed = self.group.pass_over(self.head)
+        if after < self.head:
+            self.passed(passed, after, self.head, None)
+
+    def passed(self, members: int, after: int, to: int, frame: bytes | None) -> None:
+        done = [one for one, model in self.models.items() if self.group.cursor(one) != model.sent]
+        assert len(done) == members
+        for one in done:
+            model = self.models[one]
+            assert model.sent == after, "a frame goes to those alone who stand where it begins"
+            self.models[one] = Model(to, [*model.given, frame] if frame else model.given)
+
+    @rule()
+    def stand_at_the_head(self) -> None:
+        self.group.stand_at(self.head)
+        self.models = {one: model._replace(sent=self.head) for one, model in self.models.items()}
+
+    @rule()
+    def go_round(self) -> None:
+        """In one round everybody comes to where the head is, however many runs there are."""
+        for _ in range(2 * len(self.models)):
+            if self.group.oldest < self.head:
+                self.pass_over() if self.group.at_turn == self.head else self.give(3, 0)
+        assert all(model.sent == self.head for model in self.models.values())
 
     @invariant()
-    def places_and_sockets_agree(self) -> None:
+    def places_sockets_and_cursors_agree(self) -> None:
         members = list(self.group)
+        assert len(self.group) == len(members) == len(self.models)
         assert [one.place for one in members] == list(range(len(members)))
-        assert set(members) == set(self.due)
-        for one in members:
-            given = cast(Socket, one.session).given
-            has_frame = self.frame is not None and one.place < self.group.given
-            assert given == self.due[one] + ([self.frame] if has_frame else [])
+        for one, model in self.models.items():
+            assert self.group.cursor(one) == model.sent
+            assert cast(Socket, one.session).given == model.given
+        if self.models:
+            assert self.group.oldest == min(model.sent for model in self.models.values())
 
 
 TestInStep = InStepMachine.TestCase

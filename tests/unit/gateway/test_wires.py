@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from fanout.core.limits import DEFLATE_FROM_BYTES
+from fanout.core.limits import DEFLATE_FROM_BYTES, SWEEP_FRAME_SESSIONS
 from fanout.core.profiles import LIVE
 from fanout.core.records import BINARY, Entry
 from fanout.core.room_log import Position
 from fanout.gateway.room import Room
-from fanout.gateway.wires import FORMAT_OF, IS_DEFLATED, WIRE_CODECS, WIRES, Frame, shared_frames, wire_of
+from fanout.gateway.wires import FORMAT_OF, IS_DEFLATED, WIRE_CODECS, WIRES, Frame, SharedFrames, wire_of
 from fanout.protocol import websocket
 from fanout.protocol.centrifuge import WireFormat
 from fanout.runtime.metrics import BYTES_SAVED, BYTES_WRITTEN, FRAMES_DEFLATED
@@ -32,7 +32,7 @@ def room_of(*payloads: bytes, flags: int = 0) -> Room:
 
 
 def frames_of(room: Room, wires: Sequence[int] = WIRES) -> dict[int, Frame]:
-    return shared_frames(room.known_log, room.step, wires, room.encoders)
+    return {wire: room.frames.build(room.known_log, wire, 0) for wire in wires}
 
 
 def shown(wire: int, frame: Frame) -> list[bytes]:
@@ -92,6 +92,34 @@ def test_a_small_frame_is_the_same_for_all() -> None:
     frames = frames_of(room_of(CHAT, CHAT))
     assert len(frames[JSON].data) <= DEFLATE_FROM_BYTES
     assert frames[JSON_DEFLATED] is frames[JSON]
+
+
+def test_a_frame_goes_to_many_before_a_newer_one_takes_its_place() -> None:
+    room = room_of(CHAT)
+    frames = SharedFrames(room.encoders)
+    log = room.known_log
+    assert frames.held(log, JSON, 0) is None
+    first = frames.build(log, JSON, 0)
+    log.append(Entry(12, 0, 1, 2, 10, 0, 12, 0, 0, CHAT, "ann"), 0, 0, 0)
+    frames.given(JSON, SWEEP_FRAME_SESSIONS - 1)
+    assert frames.held(log, JSON, 0) is first
+    assert frames.held(log, JSON, 1) is None, "it begins after another cursor"
+    assert frames.held(log, PROTOBUF, 0) is None
+    frames.given(JSON, 1)
+    assert frames.held(log, JSON, 0) is None
+    assert [frames.build(log, JSON, 0).sent, first.sent] == [2, 1]
+    frames.given(JSON, 2 * SWEEP_FRAME_SESSIONS)
+    assert frames.held(log, JSON, 0) is not None, "there is nothing newer"
+    frames.clear()
+    assert frames.held(log, JSON, 0) is None
+
+
+def test_the_wires_of_a_format_share_a_frame_while_nothing_newer_comes() -> None:
+    room = room_of(CHAT)
+    frames, log = room.frames, room.known_log
+    assert frames.build(log, JSON, 0) is frames.build(log, JSON_DEFLATED, 0), "too small to be compressed"
+    log.append(Entry(12, 0, 1, 2, 10, 0, 12, 0, 0, CHAT, "ann"), 0, 0, 0)
+    assert [frames.build(log, JSON_DEFLATED, sent).written[2] for sent in (0, 1)] == [2, 1]
 
 
 def test_a_frame_that_shows_nothing_stays_empty() -> None:
