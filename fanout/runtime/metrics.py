@@ -106,7 +106,9 @@ DELIVERIES_OFFERED: Final = Counter("fanout_deliveries_offered_total", "Publicat
 DELIVERIES_WRITTEN: Final = Counter("fanout_deliveries_written_total", "Deliveries handed to sockets", ["priority"])
 DELIVERIES_DROPPED: Final = Counter("fanout_deliveries_dropped_total", "Deliveries not made", ["reason", "priority"])
 SWEEPS_PACED: Final = Counter("fanout_sweeps_paced_total", "Pauses for TCP memory that ran short")
-SWEEP_SECONDS: Final = Histogram("fanout_sweep_seconds", "One round of sweeping over those in step of a room", buckets=_SWEEP)
+SWEEP_SECONDS: Final = Histogram(
+    "fanout_sweep_seconds", "One round of sweeping over those in step of a room", buckets=_SWEEP
+)
 PUBLISH_TO_WRITE: Final = Histogram(
     "fanout_publish_to_write_seconds", "Admission → handed to the sockets of a gateway", buckets=_LATENCY
 )
