@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
+
+from msgspec import structs
 
 from fanout.core.errors import (
     BAD_REQUEST,
@@ -54,8 +57,8 @@ async def connect(session: Session, services: Services, request: ConnectRequest)
         raise Closing(SHUTDOWN)
     if session.closed:  # its close frame came with the command: nobody would ever take it off the books
         raise Gone
-    session.open(claims)
-    subs = await _server_side(session, services, request) if claims.subs else {}
+    session.open(_kept(claims))
+    subs = await _server_side(session, services, request, claims.subs) if claims.subs else {}
     expires, ttl = ttl_of(services, claims.expires_s)
     native = session.native_pings
     return Reply(
@@ -72,9 +75,10 @@ async def connect(session: Session, services: Services, request: ConnectRequest)
     )
 
 
-async def _server_side(session: Session, services: Services, request: ConnectRequest) -> dict[str, SubscribeResult]:
+async def _server_side(
+    session: Session, services: Services, request: ConnectRequest, rooms: Sequence[str]
+) -> dict[str, SubscribeResult]:
     """Subscribe the session to the rooms of its token: all of them at once, so that no push precedes the reply."""
-    rooms = session.claims.subs
     prepared = await asyncio.gather(
         *(
             prepare(session, services, room, request.subs.get(room, _FRESH), server_side=True)
@@ -82,6 +86,11 @@ async def _server_side(session: Session, services: Services, request: ConnectReq
         )
     )
     return {one.room.name: enter(session, services, one, server_side=True) for one in prepared}
+
+
+def _kept(claims: Claims) -> Claims:
+    """Return the claims without what only ``connect`` needs: every session holds them as long as it lives."""
+    return structs.replace(claims, subs=()) if claims.subs else claims
 
 
 def _claims(services: Services, token: str) -> Claims:
@@ -105,7 +114,7 @@ async def refresh(session: Session, services: Services, request: RefreshRequest)
     claims = _claims(services, request.token)
     if (claims.app, claims.user) != (session.claims.app, session.claims.user):
         raise Closing(FORBIDDEN)
-    session.claims = claims
+    session.claims = _kept(claims)
     session.note_expiry(claims.expires_s or 0)
     expires, ttl = ttl_of(services, claims.expires_s)
     return Reply(refresh=RefreshResult(client=session.client, version=VERSION, expires=expires, ttl=ttl))
