@@ -104,7 +104,7 @@ SLOW: Final = CloseCode(3008, "slow", "acknowledgements stay out and pings are u
 INSUFFICIENT_STATE: Final = CloseCode(3010, "insufficient state", "a server-side subscription must be resynced")
 FORCE_RECONNECT: Final = CloseCode(3011, "force reconnect", "the session was replaced or must find another gateway")
 NO_PONG: Final = CloseCode(3012, "no pong", "a ping was not answered in time")
-TOO_MANY: Final = CloseCode(3013, "too many requests", "commands come faster than a session may send them")
+TOO_MANY: Final = CloseCode(3013, "too many requests", "commands or connects come faster than they may")
 INVALID_TOKEN: Final = CloseCode(3500, "invalid token", "the token is not valid and will not become so")
 PROTOCOL_ERROR: Final = CloseCode(3501, "bad request", "a frame or command breaks the protocol")
 STALE: Final = CloseCode(3502, "stale", "no connect command in time")
@@ -115,6 +115,8 @@ INAPPROPRIATE_PROTOCOL: Final = CloseCode(3506, "inappropriate protocol", "a bin
 FORBIDDEN: Final = CloseCode(3507, "permission denied", "the application does not admit this connection")
 UNAVAILABLE_FOR_GOOD: Final = CloseCode(3508, "not available", "this engine does not offer it")
 TOO_MANY_ERRORS: Final = CloseCode(3509, "too many errors", "a session that is refused again and again")
+
+SUPERSEDED: Final = CloseCode(4501, "superseded", "the same device of the user has connected anew; that one goes on")
 
 CLOSE_CODES: Final[tuple[CloseCode, ...]] = (
     SHUTDOWN,
@@ -136,6 +138,7 @@ CLOSE_CODES: Final[tuple[CloseCode, ...]] = (
     FORBIDDEN,
     UNAVAILABLE_FOR_GOOD,
     TOO_MANY_ERRORS,
+    SUPERSEDED,
 )
 
 # Unsubscribe pushes: below 2500 final, from 2500 on the SDK resubscribes with its position.

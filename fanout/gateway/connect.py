@@ -11,7 +11,6 @@ from msgspec import structs
 
 from fanout.core.errors import (
     BAD_REQUEST,
-    CONNECTION_LIMIT,
     DRAINING,
     FORBIDDEN,
     INVALID_TOKEN,
@@ -51,12 +50,14 @@ class Closing(Exception):
 async def connect(session: Session, services: Services, request: ConnectRequest) -> Reply:
     """Answer ``connect``: who the session is, when it must show signs of life, and what the server subscribed it to."""
     claims = _claims(services, request.token)
-    if services.sessions.is_full(claims.app, claims.user):
-        raise Closing(CONNECTION_LIMIT)
+    refusal = services.sessions.refusal(claims, services.clock.monotonic_s())
+    if refusal is not None:
+        raise Closing(refusal)
     if services.sessions.draining:
         raise Closing(SHUTDOWN)
     if session.closed:  # its close frame came with the command: nobody would ever take it off the books
         raise Gone
+    services.sessions.supersede(claims)
     session.open(_kept(claims))
     subs = await _server_side(session, services, request, claims.subs) if claims.subs else {}
     expires, ttl = ttl_of(services, claims.expires_s)

@@ -178,7 +178,7 @@ class Gateway:
     async def close(self) -> None:
         """End everything at once."""
         self._stop_accepting()
-        for session in list(self.services.sessions.by_number.values()):
+        for session in self.services.sessions:
             session.close(SHUTDOWN)
         await self._door.close(1.0)
         await self._heartbeat.close()
@@ -199,7 +199,7 @@ class Gateway:
             for reason, counts in room.ledger.dropped.items():
                 dropped[reason] = plus(dropped.get(reason, (0, 0, 0, 0)), counts)
         return {
-            "sessions": len(self.services.sessions.by_number),
+            "sessions": len(self.services.sessions),
             "rooms": len(rooms),
             "subscriptions": sum(room.subscriptions for room in rooms),
             "behind": sum(len(room.behind) for room in rooms),

@@ -1,19 +1,14 @@
-"""Who may publish, and how often. Rates are of this process; memory is bounded by forgetting full buckets first.
-
-A bucket is one float (generic cell rate algorithm): the time at which it would be full again.
-Source: ITU-T I.371 annex A.
-"""
+"""Who may publish, and how often. Rates are of this process."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Final, NamedTuple
 
+from fanout.core.buckets import Buckets, Rate
 from fanout.core.errors import PERMISSION_DENIED, TOO_MANY_REQUESTS, Refused
 from fanout.core.limits import (
     APP_PUBLISH_BURST,
     APP_PUBLISHES_PER_S,
-    BUCKETS_MAX,
     ROOM_PUBLISH_BURST,
     ROOM_PUBLISHES_PER_S,
     USER_PUBLISH_BURST,
@@ -22,15 +17,7 @@ from fanout.core.limits import (
 from fanout.core.messages import Priority
 from fanout.core.profiles import Profile
 
-_ROUNDING_S: Final = 1e-6  # sums of floats are not exact: the last message of a burst must still fit
 _CLIENT_CLASSES: Final = (Priority.NORMAL, Priority.LOW)  # HIGH and SYSTEM are the application's to give
-
-
-class Rate(NamedTuple):
-    """Messages a second on average, and at once."""
-
-    per_s: float
-    burst: int
 
 
 class Rates(NamedTuple):
@@ -39,33 +26,6 @@ class Rates(NamedTuple):
     user: Rate = Rate(USER_PUBLISHES_PER_S, USER_PUBLISH_BURST)
     room: Rate = Rate(ROOM_PUBLISHES_PER_S, ROOM_PUBLISH_BURST)
     app: Rate = Rate(APP_PUBLISHES_PER_S, APP_PUBLISH_BURST)
-
-
-class Buckets:
-    """Token buckets by name, all of one rate, at most ``buckets_max`` of them."""
-
-    def __init__(self, rate: Rate, buckets_max: int = BUCKETS_MAX) -> None:
-        self._interval_s = 1.0 / rate.per_s
-        self._depth_s = rate.burst * self._interval_s
-        self._full_at: OrderedDict[str, float] = OrderedDict()  # least recently used first
-        self._buckets_max = buckets_max
-
-    def __len__(self) -> int:
-        return len(self._full_at)
-
-    def wait_s(self, name: str, now_s: float, messages: int = 1) -> float:
-        """Return 0 where ``messages`` fit now, else how long until they do. Takes nothing."""
-        full_at = max(self._full_at.get(name, now_s), now_s)
-        wait_s = full_at + messages * self._interval_s - now_s - self._depth_s
-        return wait_s if wait_s > _ROUNDING_S else 0.0
-
-    def take(self, name: str, now_s: float, messages: int = 1) -> None:
-        """Take tokens, also more than there are: the caller has asked ``wait_s``."""
-        full_at = self._full_at
-        full_at[name] = max(full_at.get(name, now_s), now_s) + messages * self._interval_s
-        full_at.move_to_end(name)
-        if len(full_at) > self._buckets_max:
-            full_at.popitem(last=False)
 
 
 class Admission:

@@ -17,6 +17,8 @@ from fanout.core.limits import (
     PING_S,
     PONG_S,
     ROOMS_PER_SESSION_MAX,
+    USER_CONNECT_BURST,
+    USER_CONNECTS_PER_S,
     WRITE_HARD_BYTES,
     WRITE_HIGH_WATER_BYTES,
 )
@@ -222,11 +224,49 @@ def test_a_client_on_a_new_network_goes_on_while_its_old_connection_is_still_her
     play(scene)
 
 
+def test_a_device_that_connects_anew_takes_the_place_of_its_old_connection() -> None:
+    """FAULTS 28: the address changes, the old socket looks alive; it is closed for good, so that it does not return."""
+
+    async def scene(scene: Scene) -> None:
+        phone, tablet = (scene.edge.token("ann", device=device) for device in ("phone", "tablet"))
+        old, beside = await scene.connected(phone), await scene.connected(tablet)
+        other = await scene.connected(scene.edge.token("bob", device="phone"))
+        nameless = await scene.connected(scene.edge.token("ann"))
+        await old.ask(subscribe(2, "open:a"))
+        new = await scene.connected(phone)
+        await new.ask(subscribe(2, "open:a"))
+        await scene.edge.publish("open:a", 1)
+        await asyncio.sleep(0.1)
+        assert [line.code for line in (old, beside, other, nameless, new)] == [4501, None, None, None, None]
+        assert (seen(old), seen(new)) == ([], [b"1"])
+        assert (scene.stats("sessions"), scene.stats("subscriptions")) == (4, 1)
+
+    play(scene)
+
+
+def test_a_device_may_return_where_its_user_has_as_many_connections_as_one_may() -> None:
+    async def scene(scene: Scene) -> None:
+        tokens = [scene.edge.token("ann", device=f"d{number}") for number in range(CONNECTIONS_PER_USER_MAX)]
+        lines = [await scene.connected(token) for token in tokens]
+        await scene.connected(tokens[7])
+        await asyncio.sleep(0.1)
+        assert [number for number, line in enumerate(lines) if line.code] == [7]
+        one_more = FakeLine(scene.gateway)
+        one_more.upgrade()
+        one_more.send(b'{"id":1,"connect":{"token":"%b"}}' % scene.edge.token("ann", device="new").encode())
+        await asyncio.sleep(0.1)
+        assert one_more.code == 3504
+
+    play(scene)
+
+
 def test_a_client_that_flaps_leaves_nothing_behind_and_is_not_kept_out_afterwards() -> None:
-    """FAULTS 29: five connects a second, cut in every state a connection can be in."""
+    """FAULTS 29: a dozen connects a second, cut in every state a connection can be in, are told to slow down."""
 
     async def scene(scene: Scene) -> None:
         token = scene.edge.token("ann").encode()
+        bob = await scene.connected(scene.edge.token("bob"))
+        slowed = 0
         for turn in range(500):
             line = FakeLine(scene.gateway)
             if turn % 5:
@@ -238,9 +278,13 @@ def test_a_client_that_flaps_leaves_nothing_behind_and_is_not_kept_out_afterward
                 line.send(subscribe(2, "open:a") + b"\n" + subscribe(3, f"open:{turn}"))
             if turn % 5 > 3:
                 await asyncio.sleep(0.05)
+            slowed += line.code == 3013
             line.connection.connection_lost(None)
             await asyncio.sleep(0.05)
-        await asyncio.sleep(1)
+        assert slowed > 100
+        assert bob.code is None
+        bob.connection.connection_lost(None)
+        await asyncio.sleep(USER_CONNECT_BURST / USER_CONNECTS_PER_S)
         assert scene.stats("sessions") == scene.stats("subscriptions") == 0
         lines = [await scene.connected(token.decode()) for _ in range(CONNECTIONS_PER_USER_MAX)]
         assert [line.code for line in lines] == [None] * CONNECTIONS_PER_USER_MAX

@@ -220,7 +220,8 @@ def test_with_the_store_away_reading_is_answered_503_and_readiness_falls() -> No
 
 def test_a_rate_is_answered_429_with_the_time_to_wait() -> None:
     async def play() -> None:
-        from fanout.sender.admission import Rate, Rates
+        from fanout.core.buckets import Rate
+        from fanout.sender.admission import Rates
 
         async with sending(LoopClock(), rates=Rates(room=Rate(0.1, 1))) as parts, api(parts) as client:
             live = MESSAGE | {"room": "live:r"}

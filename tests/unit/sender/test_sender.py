@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from fanout.core.buckets import Rate
 from fanout.core.errors import (
     BAD_REQUEST,
     DRAINING,
@@ -25,7 +26,7 @@ from fanout.core.messages import Priority
 from fanout.core.publish import Published
 from fanout.core.records import KEYED, MESSAGE, MESSAGES
 from fanout.ports import Appended, LogWriter
-from fanout.sender.admission import Rate, Rates
+from fanout.sender.admission import Rates
 from fanout.sender.idempotency import KeyedPublishes
 from tests.support.sending import Sending, publish, sending
 from tests.support.virtual_time import LoopClock, run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fanout.sender.admission import Buckets, Rate
+from fanout.core.buckets import Buckets, Rate
 
 
 def test_a_bucket_gives_its_burst_at_once_and_then_its_rate() -> None:
