@@ -42,30 +42,40 @@ def main(arguments: Sequence[str]) -> int:
 def _kb(shape: str, sessions: int) -> float:
     with engine("memory", "memory") as process:
         port = urlsplit(process.url).port or 0
-        warm = [_session(port, shape, -1 - number) for number in range(200)]  # pools and caches that all share
+        warm = [open_session(port, shape, -1 - number) for number in range(200)]  # pools and caches that all share
         before = settled_bytes(process.pid)
-        sockets = [_session(port, shape, number) for number in range(sessions)]
+        sockets = [open_session(port, shape, number) for number in range(sessions)]
         grown = settled_bytes(process.pid) - before
         for connection in warm + sockets:
             connection.close()
     return grown / 1_024 / sessions
 
 
-def _session(port: int, shape: str, number: int) -> socket.socket:
-    """Return a socket whose session has subscribed; its replies have been read."""
+def open_session(port: int, shape: str, number: int) -> socket.socket:
+    """Return a socket whose session has subscribed, its replies read; raises FanoutError with what was answered."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=10.0)
+    try:
+        _join(connection, port, shape, number)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _join(connection: socket.socket, port: int, shape: str, number: int) -> None:
     key = base64.b64encode(os.urandom(16)).decode()
     connection.sendall(
         f"GET /connection/websocket HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
     )
-    _read_until(connection, b"\r\n\r\n")
+    answer = _read_until(connection, b"\r\n\r\n")
+    if b" 101 " not in answer:
+        raise FanoutError(f"the engine answered {answer.decode(errors='replace')}")
     hello = {"id": 1, "connect": {"token": _token(shape, number)} if shape != "anonymous" else {}}
     join = {"id": 2, "subscribe": {"channel": ROOM}}
     text = f"{json.dumps(hello)}\n{json.dumps(join)}".encode()
     connection.sendall(websocket.masked_frame(websocket.TEXT, text, os.urandom(4)))
     _read_until(connection, b'"id":2')
-    return connection
 
 
 def _token(shape: str, number: int) -> str:
@@ -76,10 +86,11 @@ def _token(shape: str, number: int) -> str:
     )
 
 
-def _read_until(connection: socket.socket, wanted: bytes) -> None:
+def _read_until(connection: socket.socket, wanted: bytes) -> bytes:
     got = b""
     while wanted not in got:
         more = connection.recv(4_096)
         if not more or b'"error"' in got:
-            raise FanoutError(f"the engine answered {got[-200:]!r}")
+            raise FanoutError(f"the engine answered {got[-400:].decode(errors='replace')}")
         got += more
+    return got

@@ -29,6 +29,7 @@ from fanout.gateway.server import Gateway, GatewaySettings
 from fanout.ports import Clock, Log, Store, Topics
 from fanout.runtime.apps import Apps
 from fanout.runtime.clock import SystemClock
+from fanout.runtime.process_memory import limit_bytes
 from fanout.runtime.settings import ServeSettings
 from fanout.runtime.tokens import Tokens
 from fanout.sender.api import build_api, build_bare_api
@@ -115,6 +116,7 @@ class Engine:
                 reuse_port=settings.processes > 1,
                 connects=ConnectRate(settings.connects_per_s, settings.connect_burst),
                 drain_s=settings.drain_s,
+                memory_bytes=limit_bytes(settings.memory_mb, settings.processes),
             ),
             http_app=app,
         )

@@ -58,6 +58,9 @@ def serve(
     drain_s: Annotated[
         float, typer.Option("--drain-s", envvar="FANOUT_DRAIN_S", help="Seconds to send all sessions away")
     ] = DRAIN_GATEWAY_S,
+    memory_mb: Annotated[
+        int, typer.Option(envvar="FANOUT_MEMORY_MB", help="Of a process; 0: its share of the container's")
+    ] = 0,
 ) -> None:
     """Run the engine: all roles in one process in memory, or chosen roles on Kafka and Redis."""
     from fanout.runtime.logs import configure_logs
@@ -79,6 +82,7 @@ def serve(
         connects_per_s=connects_per_s,
         connect_burst=connect_burst,
         drain_s=drain_s,
+        memory_mb=memory_mb,
     ).check()
     if processes > 1:
         share_metrics()

@@ -99,18 +99,19 @@ class Admission:
         self._waiting: set[Waiting] = set()
         self._look: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self.is_full = False  # memory runs short: nobody is let in until there is room
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def take(self) -> bool:
         """Return True where a connection may come in at once: nobody stands in line, and there is a token."""
-        return not self._is_closed and not self._waiting and self._bucket.take(self._clock.monotonic_s())
+        return not (self._is_closed or self.is_full or self._waiting) and self._bucket.take(self._clock.monotonic_s())
 
     def wait(self, waiting: Waiting) -> None:
         """Stand in line. One of its two methods is called once, at once where the line is full."""
-        if self._is_closed or len(self._line) >= self._places_max:
-            self._refuse(waiting, "draining" if self._is_closed else "line_full")
+        if self._is_closed or self.is_full or len(self._line) >= self._places_max:
+            self._refuse(waiting, "draining" if self._is_closed else "memory" if self.is_full else "line_full")
             return
         self._line.append((waiting, self._clock.monotonic_s()))
         self._waiting.add(waiting)

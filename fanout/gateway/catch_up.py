@@ -81,7 +81,8 @@ class CatchUp:
             self._start_page(subscription, behind)
             return
         if not room.catch_up(subscription):
-            held_since_ms = int(self._clock.monotonic_s() * 1_000) - _DROPPABLE_AGE_MS
+            now_ms = int(self._clock.monotonic_s() * 1_000)
+            held_since_ms = now_ms + 1 if self.hub.is_shedding else now_ms - _DROPPABLE_AGE_MS
             frame = room.frame(subscription.sent, session.wire, droppable_since_ms=held_since_ms)
             if frame.data:
                 session.write(frame.data)

@@ -29,6 +29,7 @@ class DropReason(Enum):
     RESYNC = "resync"  # told to come back with its position (2500, 3010): a replay offers it anew
     SKIPPED = "skipped"  # droppable, and too old once the session could take more
     BEHIND_RING = "behind_ring"  # served from history instead, where a replay offers it anew
+    MEMORY = "memory"  # droppable, and this process runs short of memory
     BINARY = "binary"  # no JSON: reaches Protobuf sessions only
 
 

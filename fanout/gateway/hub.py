@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from fanout.core.errors import RESYNC, CloseCode
-from fanout.core.limits import DETACH_AFTER_S, RINGS_BYTES_MAX
+from fanout.core.limits import DETACH_AFTER_S, RING_BYTES_MAX, RINGS_BYTES_MAX
 from fanout.core.messages import Kind
 from fanout.core.profiles import Profile
 from fanout.core.records import Attached, Chunk, Entry, RoomBatch
@@ -29,6 +29,7 @@ from sharding.placement import partition_of
 
 logger = structlog.get_logger(__name__)
 _AGE_TURNS: Final = 30
+_SHED_SHARE: Final = 4  # of its ring that a room keeps when memory runs short
 _RING_BYTES_MIN: Final = 16_384  # what a room keeps when the process is at its cap
 
 
@@ -52,6 +53,7 @@ class Hub:
     ) -> None:
         self.rooms: dict[str, Room] = {}
         self.unswept = 0  # publications that those in step have not been given, all rooms
+        self.is_shedding = False  # memory runs short: rings are small, and nothing droppable is shown
         self._history = history
         self._clock = clock
         self._partitions = partitions
@@ -332,7 +334,7 @@ class Hub:
         log = room.log
         if log is None:
             return
-        bytes_max = None
+        bytes_max = RING_BYTES_MAX // _SHED_SHARE if self.is_shedding else None
         if self._ring_bytes > self._rings_bytes_max:
             bytes_max = max(_RING_BYTES_MIN, self._rings_bytes_max // len(self.rooms))
         room.trim(self._now_ms(), bytes_max)

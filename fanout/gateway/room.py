@@ -46,6 +46,9 @@ class Listener(Protocol):
     def write(self, frame: bytes) -> None:
         """Hand a frame to the socket."""
 
+    def close(self, code: CloseCode) -> None:
+        """End the session."""
+
     def end_subscription(self, subscription: Subscription, code: CloseCode, reason: DropReason) -> None:
         """End one subscription from the server's side, or the session where its client could not come back."""
 

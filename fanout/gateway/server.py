@@ -25,6 +25,7 @@ from fanout.gateway.history import EdgeHistory
 from fanout.gateway.http_door import ClosedDoor, UvicornDoor
 from fanout.gateway.hub import Hub
 from fanout.gateway.listener import Listener
+from fanout.gateway.memory_guard import MemoryGuard
 from fanout.gateway.recovery import Recovery
 from fanout.gateway.services import GatewaySettings, Services
 from fanout.gateway.slot_lease import SlotLease
@@ -32,6 +33,7 @@ from fanout.gateway.sweep import Sweeper
 from fanout.ports import Clock, Lease, Log, Store
 from fanout.runtime.descriptors import free_descriptors
 from fanout.runtime.metrics import SESSIONS_MAX
+from fanout.runtime.process_memory import ProcessMemory
 from fanout.runtime.tokens import Tokens
 from fanout.sender.sender import Sender
 
@@ -107,6 +109,8 @@ class Gateway:
             deadlines=(self._keeper.handshakes, self._keeper.connects, self._keeper.closings),
             every_turn=self._every_turn,
         )
+        memory = ProcessMemory(settings.memory_bytes)
+        self._guard = MemoryGuard(memory, self.hub, self._admission, lambda: len(self.services.sessions))
         self._door = ClosedDoor() if http_app is None else UvicornDoor(http_app)
         self._listener: Listener | None = None
 
@@ -217,6 +221,7 @@ class Gateway:
         """Housekeeping, once a second."""
         self.hub.age()
         self.services.recovery.forget()
+        self._guard.look()
         if self._listener is not None:
             self._listener.mind(free_descriptors())
 

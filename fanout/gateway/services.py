@@ -28,7 +28,7 @@ class GatewaySettings:
     ``origins`` are the allowed values of ``Origin`` (``*`` = any); a page of the same host and clients that send none
     are always let in. ``address`` is told to others with the lease. ``port`` 0 takes any free one. ``deflate``: clients
     that offer permessage-deflate are given it. ``connects`` bounds how many connections are let in; a drain sends the
-    sessions away within ``drain_s``.
+    sessions away within ``drain_s``. ``memory_bytes``: what the process may take, 0 = any.
     """
 
     host: str = "127.0.0.1"
@@ -43,6 +43,7 @@ class GatewaySettings:
     deflate: bool = True
     connects: ConnectRate = DEFAULT_RATE
     drain_s: float = DRAIN_GATEWAY_S
+    memory_bytes: int = 0
 
 
 @dataclass(slots=True)

@@ -34,6 +34,7 @@ from fanout.runtime.tcp_memory import TcpMemory
 logger = structlog.get_logger(__name__)
 
 _BEHIND_TURN: Final = 64  # subscriptions served from their own cursors between two rooms
+_NEVER_MS: Final = 1 << 62  # nothing droppable is that young
 _SLICE: Final = 100  # writes between two looks at the clock: under 1 ms
 
 
@@ -203,7 +204,8 @@ class Sweeper:
             self._settle(room, frame, given)
 
     def _build(self, room: Room, wire: int, after: int) -> Frame:
-        frame = room.frames.build(room.known_log, wire, after)
+        since_ms = _NEVER_MS if self.hub.is_shedding else 0
+        frame = room.frames.build(room.known_log, wire, after, droppable_since_ms=since_ms)
         self._observe(frame)
         return frame
 
@@ -232,6 +234,7 @@ class Sweeper:
         if sessions:
             room.ledger.write_many(frame.written, sessions)
             room.ledger.drop(DropReason.BINARY, times(frame.binary, sessions))
+            room.ledger.drop(DropReason.MEMORY, times(frame.skipped, sessions))
             self.written.count(frame.data, sum(frame.written), sessions, saved=frame.saved)
 
     def _observe(self, frame: Frame) -> None:

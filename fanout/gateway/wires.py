@@ -123,15 +123,20 @@ class SharedFrames:
             return None
         return held.frame
 
-    def build(self, log: RoomLog, wire: int, sent: int) -> Frame:
-        """Return the next frame after a cursor, up to the end of the log as far as its bounds allow, and hold it."""
+    def build(self, log: RoomLog, wire: int, sent: int, *, droppable_since_ms: int = 0) -> Frame:
+        """Return the next frame after a cursor, up to the end of the log as far as its bounds allow, and hold it.
+
+        Droppable publications that came before ``droppable_since_ms`` (as in ``RoomLog.read``) are skipped in it.
+        """
         if log.end != self._end or len(self._joined) >= _JOINED_MAX:
             self._joined.clear()
             self._end = log.end
         place = (FORMAT_OF[wire], sent)
         frame = self._joined.get(place)
         if frame is None:
-            frame = self._joined[place] = build_frame(log, sent, wire, self._encode[wire])
+            frame = self._joined[place] = build_frame(
+                log, sent, wire, self._encode[wire], droppable_since_ms=droppable_since_ms
+            )
         if IS_DEFLATED[wire]:
             frame = _deflated(frame)
         self._held[wire] = _Held(sent, frame)

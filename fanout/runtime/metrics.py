@@ -94,6 +94,12 @@ CONNECT_WAIT: Final = Histogram("fanout_connect_wait_seconds", "Time in line of 
 CONNECTS_REFUSED: Final = Counter(
     "fanout_connects_refused_total", "Connections told to come back later (503)", ["reason"]
 )
+MEMORY_STEP: Final = Gauge(
+    "fanout_memory_step",
+    "0 roomy, 1 no more connections, 2 nothing droppable is shown, 3 laggards are sent away",
+    multiprocess_mode="livemax",
+)
+MEMORY_CLOSED: Final = Counter("fanout_memory_closed_total", "Sessions sent away because memory ran short")
 COMMANDS: Final = Counter("fanout_commands_total", "Client commands", ["method"])
 COMMANDS_REFUSED: Final = Counter("fanout_commands_refused_total", "Client commands answered with an error", ["reason"])
 FRAMES_WRITTEN: Final = Counter("fanout_frames_written_total", "Frames handed to sockets")

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fanout.core.errors import ConfigError
-from fanout.core.limits import CONNECT_BURST, CONNECTS_PER_S, CONNECTS_PER_S_MAX, DRAIN_GATEWAY_S, DRAIN_S_MAX
+from fanout.core.limits import (
+    CONNECT_BURST,
+    CONNECTS_PER_S,
+    CONNECTS_PER_S_MAX,
+    DRAIN_GATEWAY_S,
+    DRAIN_S_MAX,
+    MEMORY_MB_MAX,
+    MEMORY_MB_MIN,
+)
 
 ROLES: Final = ("sender", "worker", "gateway")
 MEMORY: Final = "memory"
@@ -36,6 +44,7 @@ class ServeSettings:
     connects_per_s: float = CONNECTS_PER_S
     connect_burst: int = CONNECT_BURST
     drain_s: float = DRAIN_GATEWAY_S
+    memory_mb: int = 0
 
     @property
     def on_twins(self) -> bool:
@@ -64,6 +73,8 @@ class ServeSettings:
             raise ConfigError(f"--connect-burst {self.connect_burst}: 1 to {CONNECTS_PER_S_MAX:g}")
         if not 0 <= self.drain_s <= DRAIN_S_MAX:
             raise ConfigError(f"--drain-s {self.drain_s:g}: 0 (all sessions at once) to {DRAIN_S_MAX:g}")
+        if self.memory_mb and not MEMORY_MB_MIN <= self.memory_mb <= MEMORY_MB_MAX:
+            raise ConfigError(f"--memory-mb {self.memory_mb}: 0 (the container's share), or {MEMORY_MB_MIN} and more")
 
     def _check_roles(self) -> None:
         unknown = [role for role in self.roles if role not in ROLES]

@@ -70,6 +70,10 @@ class Listener:
             self.budget -= len(frame)
             self._pause(self.budget <= 0)
 
+    def close(self, code: CloseCode) -> None:
+        self.ended = code
+        self.leave()
+
     def end_subscription(self, subscription: Subscription, code: CloseCode, reason: DropReason) -> None:
         self.ended = code
         self.leave(reason)
