@@ -175,7 +175,7 @@ ROWS: Final = (
                 ),
             ),
             Panel("Publish → socket", "s", _times("fanout_publish_to_write_seconds")),
-            Panel("One sweep", "s", _times("fanout_sweep_seconds")),
+            Panel("One round of a sweep", "s", _times("fanout_sweep_seconds")),
             Panel(
                 "Sessions by process", "short", ((total("fanout_sessions", "instance"), "{{instance}}"),), stacked=True
             ),
@@ -206,6 +206,15 @@ ROWS: Final = (
                     (total("fanout_sessions_max"), "sessions that the limit of open files allows"),
                     (total("fanout_process_free_descriptors", "pid"), "free in process {{pid}}"),
                 ),
+            ),
+            Panel(
+                "Memory runs short",
+                "short",
+                (
+                    (total("fanout_memory_step", "instance"), "step of {{instance}}"),
+                    (rate("fanout_memory_closed_total"), "laggards sent away, a second"),
+                ),
+                "1: no more connections; 2: nothing droppable is shown; 3: those who lag longest are sent away.",
             ),
             Panel(
                 "Subscriptions",
