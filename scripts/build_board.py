@@ -107,7 +107,14 @@ ROWS: Final = (
         "Messages: accepted = kept + merged + dropped",
         (
             Panel("Accepted by class", "cps", ((rate("fanout_messages_accepted_total", "priority"), "{{priority}}"),)),
-            Panel("Refused at admission", "cps", ((rate("fanout_messages_refused_total", "reason"), "{{reason}}"),)),
+            Panel(
+                "Refused at admission, or taken as less",
+                "cps",
+                (
+                    (rate("fanout_messages_refused_total", "reason"), "{{reason}}"),
+                    (rate("fanout_messages_degraded_total", "by"), "HIGH as NORMAL: {{by}}"),
+                ),
+            ),
             Panel(
                 "Kept, merged, dropped",
                 "cps",

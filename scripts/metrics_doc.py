@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "operations" / "metrics.md"
 
 LABELS: Final = {
+    "by": "`admission`, or the room `worker` for what a foreign producer wrote",
     "cause": "why a process ended: `dependency` (log or store are away) or `crash`",
     "code": "close or unsubscribe code (docs/errors.md), RFC 6455 codes as they come, `lost` without a close frame",
     "compression": "`deflate` where the client negotiated permessage-deflate, else `none`",

@@ -105,8 +105,8 @@ def check_policy(policy: Policy) -> None:
             BAD_REQUEST,
             f"shared_slots_min: {policy.shared_slots_min}, above shared_slots_max {policy.shared_slots_max}",
         )
-    if not 0 < policy.high_per_s <= 1_000_000:
-        raise Refused(BAD_REQUEST, f"high_per_s: more than 0, up to 1000000, not {policy.high_per_s:g}")
+    if not 0.001 <= policy.high_per_s <= 1_000_000:
+        raise Refused(BAD_REQUEST, f"high_per_s: 0.001 to 1000000, not {policy.high_per_s:g}")
     if policy.high_excess not in _EXCESSES:
         raise Refused(BAD_REQUEST, f"high_excess: {policy.high_excess[:32]!r} is none of {', '.join(_EXCESSES)}")
     if policy.sample_buckets not in _BUCKETS:
@@ -141,3 +141,7 @@ class Profiles:
             known = ", ".join(sorted(self._by_namespace))
             raise Refused(UNKNOWN_NAMESPACE, f"namespace {namespace!r} is unknown; known are {known}")
         return profile
+
+    def policy_of(self, app: str, room: str) -> Policy:
+        """Return the policy that an app's room has where nobody configured another; raises as ``of``."""
+        return self.of(room).policy

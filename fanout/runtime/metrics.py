@@ -39,6 +39,9 @@ _SWEEP: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1
 # Sender
 MESSAGES_ACCEPTED: Final = Counter("fanout_messages_accepted_total", "On the log with acks=all", ["priority"])
 MESSAGES_REFUSED: Final = Counter("fanout_messages_refused_total", "Refused at admission", ["reason"])
+MESSAGES_DEGRADED: Final = Counter(
+    "fanout_messages_degraded_total", "HIGH beyond the room's quota, taken as NORMAL", ["by"]
+)
 MESSAGES_REPEATED: Final = Counter("fanout_messages_repeated_total", "Answered from an idempotency key", ["outcome"])
 APPEND_SECONDS: Final = Histogram("fanout_append_seconds", "Record handed to the log → acknowledged", buckets=_LATENCY)
 HTTP_REQUESTS: Final = Counter("fanout_http_requests_total", "API requests", ["method", "status"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from fanout.core.buckets import Buckets, Rate
-from fanout.core.errors import PERMISSION_DENIED, TOO_MANY_REQUESTS, Refused
+from fanout.core.errors import HIGH_QUOTA, PERMISSION_DENIED, TOO_MANY_REQUESTS, Refused
 from fanout.core.limits import (
     APP_PUBLISH_BURST,
     APP_PUBLISHES_PER_S,
@@ -15,7 +15,9 @@ from fanout.core.limits import (
     USER_PUBLISHES_PER_S,
 )
 from fanout.core.messages import Priority
-from fanout.core.profiles import Profile
+from fanout.core.profiles import Policy, Profile
+from fanout.core.quota import HighQuota
+from fanout.runtime.metrics import MESSAGES_DEGRADED
 
 _CLIENT_CLASSES: Final = (Priority.NORMAL, Priority.LOW)  # HIGH and SYSTEM are the application's to give
 
@@ -35,6 +37,7 @@ class Admission:
         rates = rates or Rates()
         self._rates = rates
         self._users, self._rooms, self._apps = Buckets(rates.user), Buckets(rates.room), Buckets(rates.app)
+        self._high = HighQuota()
 
     def check_client(self, profile: Profile, priority: Priority, *, subscribed: bool) -> None:
         """Raise Refused ``permission_denied`` where a client may not publish that into a room of this profile."""
@@ -45,13 +48,34 @@ class Admission:
         if priority not in _CLIENT_CLASSES:
             raise Refused(PERMISSION_DENIED, f"priority: a client cannot publish {priority.word}")
 
-    def take(self, app: str, room: str, user: str, profile: Profile, now_s: float) -> None:
-        """Take a token of app, room and (for a client's message) user; raises Refused ``too_many_requests``.
+    def take(
+        self, app: str, room: str, user: str, profile: Profile, policy: Policy, priority: Priority, now_s: float
+    ) -> Priority:
+        """Take a token of app, room and (for a client's message) user, for HIGH one of the room's quota, too.
 
-        ``room`` and ``user`` come with their app in front. Where one bucket is empty no other is touched.
+        ``room`` and ``user`` come with their app in front. Returns the class that is admitted: HIGH beyond the quota
+        is NORMAL where the policy says ``degrade``. Raises Refused ``too_many_requests`` or ``high_quota``; where one
+        bucket is empty no other is touched.
         """
-        if not profile.rate_limited:
-            return
+        if profile.thinned and priority is Priority.HIGH:
+            priority = self._within_quota(room, policy, now_s)
+        if profile.rate_limited:
+            self._take_rates(app, room, user, now_s)
+        if profile.thinned and priority is Priority.HIGH:
+            self._high.take(room, policy, now_s)
+        return priority
+
+    def _within_quota(self, room: str, policy: Policy, now_s: float) -> Priority:
+        wait_s = self._high.wait_s(room, policy, now_s)
+        if not wait_s:
+            return Priority.HIGH
+        if policy.high_excess == "degrade":
+            MESSAGES_DEGRADED.labels("admission").inc()
+            return Priority.NORMAL
+        detail = f"quota of the room: {policy.high_per_s:g} HIGH messages/s, {policy.high_burst} at once"
+        raise Refused(HIGH_QUOTA, detail, retry_after_s=wait_s)
+
+    def _take_rates(self, app: str, room: str, user: str, now_s: float) -> None:
         buckets = [("app", self._apps, app, self._rates.app), ("room", self._rooms, room, self._rates.room)]
         if user:
             buckets.append(("user", self._users, user, self._rates.user))

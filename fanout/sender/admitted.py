@@ -22,13 +22,16 @@ class Place(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """A checked message with its id. ``client_user`` owns its idempotency key where a client sent it."""
+    """A checked message with its id and its class. ``asked`` is the class that its publisher named, ``client_user``
+    owns its idempotency key where a client sent it.
+    """
 
     room: str
     place: Place
     id: int
     message: Message
     priority: Priority
+    asked: Priority
     flags: int
     client_user: str = ""
     claimed: Claimed | None = None

@@ -7,18 +7,20 @@ log has the record, so a repeat appends again under the same id and the room wor
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from fanout.core.errors import IDEMPOTENCY_CONFLICT, Refused, Unavailable
 from fanout.core.limits import IDEMPOTENCY_S
-from fanout.core.messages import Priority
+from fanout.core.messages import PRIORITIES, Priority
 from fanout.core.records import Message, encode_body
 from fanout.ports import Keys
 from fanout.runtime.metrics import MESSAGES_REPEATED
 
+_DIGEST_BYTES: Final = 16
+
 
 class Claimed(NamedTuple):
-    """``id`` to publish under; ``offset`` of the record where it is on the log already (then nothing is appended).
+    """``id`` and class to publish under; ``offset`` of the record where it is on the log (then nothing is appended).
 
     ``idempotent`` False: the store did not answer, so the key is not remembered and a repeat would be a second message.
     """
@@ -26,13 +28,14 @@ class Claimed(NamedTuple):
     id: int
     offset: int | None
     idempotent: bool
+    priority: Priority
 
 
-def digest(message: Message, priority: Priority) -> bytes:
+def digest(message: Message, asked: Priority) -> bytes:
     """Return what tells two bodies under one key apart: everything the caller said, not when."""
     tags = sorted((message.tags or {}).items())
-    said = (priority.value, message.data, message.sender, message.type, message.parent, message.ttl_ms, tags)
-    return hashlib.blake2b(encode_body(said), digest_size=16).digest()
+    said = (asked.value, message.data, message.sender, message.type, message.parent, message.ttl_ms, tags)
+    return hashlib.blake2b(encode_body(said), digest_size=_DIGEST_BYTES).digest()
 
 
 class KeyedPublishes:
@@ -41,19 +44,23 @@ class KeyedPublishes:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
-    async def claim(self, room: str, key: str, id: int, body: bytes) -> Claimed:
-        """Claim ``key`` in ``room`` (``app/room``) for ``id``; raises Refused ``idempotency_conflict``."""
+    async def claim(self, room: str, key: str, id: int, body: bytes, priority: Priority) -> Claimed:
+        """Claim ``key`` in ``room`` (``app/room``) for ``id``; raises Refused ``idempotency_conflict``.
+
+        The class stands behind the digest: a repeat is the first one's, though the quota of HIGH is used up by now.
+        """
+        said = body + bytes((priority.value,))
         try:
-            earlier = await self._keys.claim(room, key, id, body, IDEMPOTENCY_S)
+            earlier = await self._keys.claim(room, key, id, said, IDEMPOTENCY_S)
         except Unavailable:
             MESSAGES_REPEATED.labels("unknown").inc()
-            return Claimed(id, None, idempotent=False)
+            return Claimed(id, None, False, priority)
         if earlier is None:
-            return Claimed(id, None, idempotent=True)
-        if earlier.digest != body:
+            return Claimed(id, None, True, priority)
+        if earlier.digest[:-1] != body:
             raise Refused(IDEMPOTENCY_CONFLICT, "id: it came with another body in the last 10 minutes")
         MESSAGES_REPEATED.labels("appended_again" if earlier.offset is None else "answered").inc()
-        return Claimed(earlier.id, earlier.offset, idempotent=True)
+        return Claimed(earlier.id, earlier.offset, True, PRIORITIES[earlier.digest[-1]])
 
     async def settle(self, room: str, key: str, id: int, offset: int) -> None:
         """Note where the record stands. Without an answer a repeat is appended again and dropped by the worker."""

@@ -7,11 +7,12 @@ may have the message, and a repeat under the same ``id`` is safe.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
+from fanout.core.classes import class_of
 from fanout.core.errors import DRAINING, UNAVAILABLE, OutOfIds, Refused, Unavailable
 from fanout.core.limits import (
     DRAIN_SENDER_S,
@@ -19,7 +20,7 @@ from fanout.core.limits import (
     RETRY_AFTER_S,
 )
 from fanout.core.messages import PRIORITIES, room_key
-from fanout.core.profiles import Profiles
+from fanout.core.profiles import Policy, Profiles
 from fanout.core.publish import Publish, Published, to_message
 from fanout.core.records import KEYED, MESSAGES
 from fanout.ports import Clock, Log, LogWriter, Store
@@ -44,12 +45,24 @@ _Outcome = Published | Refused | Admitted
 
 
 class Sender:
-    """Publishes for the API and for a gateway's clients. Belongs to one event loop; ``holder`` names this process."""
+    """Publishes for the API and for a gateway's clients. Belongs to one event loop; ``holder`` names this process.
+
+    ``policy_of`` (app, room) names the policy that a room's messages are classed by; without it the profile's.
+    """
 
     def __init__(
-        self, *, log: Log, store: Store, profiles: Profiles, clock: Clock, holder: str, rates: Rates | None = None
+        self,
+        *,
+        log: Log,
+        store: Store,
+        profiles: Profiles,
+        clock: Clock,
+        holder: str,
+        rates: Rates | None = None,
+        policy_of: Callable[[str, str], Policy] | None = None,
     ) -> None:
         self._log, self._profiles, self._clock = log, profiles, clock
+        self._policy_of = policy_of or profiles.policy_of
         self._admission = Admission(rates)
         self._keyed = KeyedPublishes(store.keys)
         self._epochs = EpochCache(store.epochs, clock)
@@ -143,19 +156,22 @@ class Sender:
         """Check one message, take its tokens and give it an id; raises Refused, and has changed nothing then."""
         if self._draining:
             raise Refused(DRAINING, retry_after_s=RETRY_AFTER_S)
-        message, priority, flags = to_message(publish, self._profiles, sent_ms=now_ms)
+        message, asked, flags = to_message(publish, self._profiles, sent_ms=now_ms)
         profile = self._profiles.of(publish.room)
         place = self._place(app, publish.room)
         if from_client:
-            self._admission.check_client(profile, priority, subscribed=subscribed)
+            self._admission.check_client(profile, asked, subscribed=subscribed)
             message.sender = client_user
+        policy = self._policy_of(app, publish.room)
+        priority = class_of(policy, asked, message.type, message.sender, from_client=from_client)
         user = f"{app}/{client_user}" if client_user else ""
-        self._admission.take(app, place.key, user, profile, self._clock.monotonic_s())
+        now_s = self._clock.monotonic_s()
+        priority = self._admission.take(app, place.key, user, profile, policy, priority, now_s)
         try:
             id = self._ids.next(now_ms, message.parent)
         except OutOfIds as error:
             raise Refused(UNAVAILABLE, str(error), retry_after_s=RETRY_AFTER_S) from error
-        return Admitted(publish.room, place, id, message, priority, flags, client_user)
+        return Admitted(publish.room, place, id, message, priority, asked, flags, client_user)
 
     def _try_admit(self, app: str, publish: Publish, now_ms: int) -> Refused | Admitted:
         try:
@@ -174,9 +190,9 @@ class Sender:
         return place
 
     async def _claim(self, ready: Admitted) -> Admitted:
-        body = digest(ready.message, ready.priority)
-        claimed = await self._keyed.claim(ready.place.key, ready.key, ready.id, body)
-        return ready._replace(id=claimed.id, claimed=claimed)
+        body = digest(ready.message, ready.asked)
+        claimed = await self._keyed.claim(ready.place.key, ready.key, ready.id, body, ready.priority)
+        return ready._replace(id=claimed.id, priority=claimed.priority, claimed=claimed)
 
     async def _publish(self, ready: Admitted) -> Published:
         """Append one message whose key, if any, has been claimed; where it stands already it is only answered."""

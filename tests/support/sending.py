@@ -12,7 +12,7 @@ import msgspec
 
 from fanout.adapters.memory import MemoryLog, MemoryState, memory_store
 from fanout.control.ops import build_ops
-from fanout.core.profiles import Profiles
+from fanout.core.profiles import Policy, Profiles
 from fanout.core.publish import Publish
 from fanout.core.records import MESSAGES, Header, Message, body, header
 from fanout.ports import Clock, Store, Topics
@@ -58,14 +58,20 @@ class Sending:
 
 @contextlib.asynccontextmanager
 async def sending(
-    clock: Clock, *, rates: Rates | None = None, profiles: Profiles | None = None
+    clock: Clock, *, rates: Rates | None = None, profiles: Profiles | None = None, policy: Policy | None = None
 ) -> AsyncIterator[Sending]:
-    """Yield a started sender on twins of its own."""
+    """Yield a started sender on twins of its own; ``policy`` holds in all rooms, without it the profile's."""
     log = MemoryLog(Topics(), clock)
     state = MemoryState()
     store = memory_store(clock, state)
     sender = Sender(
-        log=log, store=store, profiles=profiles or Profiles(insecure=True), clock=clock, holder="test:1", rates=rates
+        log=log,
+        store=store,
+        profiles=profiles or Profiles(insecure=True),
+        clock=clock,
+        holder="test:1",
+        rates=rates,
+        policy_of=(lambda app, room: policy) if policy is not None else None,
     )
     await sender.start()
     try:

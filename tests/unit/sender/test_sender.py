@@ -220,12 +220,12 @@ def test_without_the_store_a_keyed_message_is_accepted_and_said_not_to_be_idempo
 def test_an_id_that_cannot_be_settled_is_appended_again_and_dropped_behind_the_log() -> None:
     async def play() -> None:
         async with sending(LoopClock()) as parts:
-            claimed = await KeyedPublishes(parts.store.keys).claim("dev/open:r", "k", 5, b"d")
+            claimed = await KeyedPublishes(parts.store.keys).claim("dev/open:r", "k", 5, b"d", Priority.NORMAL)
             assert (claimed.id, claimed.offset) == (5, None)
             parts.state.available = False
             await KeyedPublishes(parts.store.keys).settle("dev/open:r", "k", 5, 1)
             parts.state.available = True
-            again = await KeyedPublishes(parts.store.keys).claim("dev/open:r", "k", 6, b"d")
+            again = await KeyedPublishes(parts.store.keys).claim("dev/open:r", "k", 6, b"d", Priority.NORMAL)
             assert (again.id, again.offset) == (5, None)
 
     run(play())
