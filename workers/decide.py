@@ -1,21 +1,25 @@
 """What records do to their room: the decisions of the room worker, without I/O, in log order.
 
 Same state, same records → same publications, positions, ledger: a new owner that applies a record again decides the
-same, and skips those that the loaded state contains. Nothing here looks at a clock; record time is the broker's append
-time, made monotone per room (a broker's clock may step back when a partition's leader changes).
+same, and skips those that the loaded state contains. Record time is the broker's append time, made monotone per room (a
+broker's clock may step back when a partition's leader changes). Only what is too late depends on the wall clock, which
+comes with the turn.
 
 Bytes that are no record of ours leave the room unchanged and are parked. Messages are decided in ``publish``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
+from fanout.core import quota
+from fanout.core.classes import class_of
 from fanout.core.errors import RecordError, Refused
 from fanout.core.ids import foreign_id
 from fanout.core.ledger import check_report
 from fanout.core.limits import CHUNK_SLOTS
+from fanout.core.messages import Priority
 from fanout.core.profiles import Profiles
 from fanout.core.publish import decode_publish, to_message
 from fanout.core.records import (
@@ -27,6 +31,7 @@ from fanout.core.records import (
     Announce,
     Attach,
     Detach,
+    Message,
     RoomReport,
     body,
     header,
@@ -34,6 +39,7 @@ from fanout.core.records import (
 from fanout.core.room_state import RoomState, Values
 from fanout.ports import HistoryBatch, LogRecord
 from workers.chunks import ChunkBuilder
+from workers.late import skip_late
 from workers.poison import poison
 from workers.publish import Parsed, parse, publish
 from workers.room_batch import answer, close_room_batch
@@ -42,13 +48,16 @@ from workers.turn import Change, Draft, Ownership, Turn
 _GENERATIONS: Final = 1 << 53  # the store counts in doubles
 
 
-def apply(turn: Turn, ownership: Ownership, room: RoomState, records: Iterable[LogRecord], profiles: Profiles) -> None:
+def apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[LogRecord], profiles: Profiles) -> None:
     """Apply records of one room, in log order; those that the room's state contains already do nothing.
 
     Poison is parked, its neighbours go on. Messages side by side are decided together.
     """
-    applied = room.applied
+    applied, beyond = room.applied, 0
     messages: list[Parsed] = []
+    before = turn.late_before(room)
+    if records and records[0].timestamp < max(before):
+        records, beyond = skip_late(turn, ownership, room, records, before)
     for record in records:
         offset = record.offset
         if offset < applied:
@@ -71,6 +80,7 @@ def apply(turn: Turn, ownership: Ownership, room: RoomState, records: Iterable[L
             turn.parked.append(poison(ownership.partition, record, error))
     if messages:
         publish(turn, ownership, room, messages)
+    room.applied = max(room.applied, beyond)
 
 
 def announce(
@@ -168,12 +178,26 @@ def _apply_foreign(
         said = decode_publish(value)
         if said.room != room.key.partition("/")[2]:
             raise RecordError("room_mismatch", f"the key names {room.key!r}, the body room {said.room!r}")
-        message, priority, flags = to_message(said, profiles, sent_ms=at_ms)
+        message, asked, flags = to_message(said, profiles, sent_ms=at_ms)
     except Refused as refused:
         raise RecordError(refused.problem.reason, refused.detail) from refused
+    priority = _foreign_class(turn, room, message, asked, at_ms)
     id_ = foreign_id(at_ms, ownership.partition, record.offset, message.parent)
     # Its id is new in every record, so that a key cannot be recognised by it.
     publish(turn, ownership, room, [(record, record.offset, priority.value, flags & ~KEYED, id_, message)])
+
+
+def _foreign_class(turn: Turn, room: RoomState, message: Message, asked: Priority, at_ms: int) -> Priority:
+    """Return the class of what no admission has seen; HIGH beyond the room's quota, in record time, is NORMAL."""
+    policy, thinning = room.policy, room.thinning
+    priority = class_of(policy, asked, message.type, message.sender)
+    if priority is not Priority.HIGH or not room.profile.thinned:
+        return priority
+    if quota.wait_us(thinning.high_full_at_us, at_ms * 1_000, policy):
+        turn.degraded += 1
+        return Priority.NORMAL
+    thinning.high_full_at_us = quota.taken(thinning.high_full_at_us, at_ms * 1_000, policy)
+    return priority
 
 
 def _apply_control(turn: Turn, ownership: Ownership, room: RoomState, value: bytes | None) -> None:

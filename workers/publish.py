@@ -7,16 +7,18 @@ half of what a message costs the worker.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from fanout.core.errors import RecordError
+from fanout.core.ledger import zeros
 from fanout.core.limits import MESSAGE_BYTES_MAX, MESSAGE_RECORD_BYTES_MAX
 from fanout.core.messages import PRIORITIES, Kind
 from fanout.core.policy import DropReason, take_slot
-from fanout.core.records import AUDIENCE, HEADER, HEADER_BYTES, KEYED, MERGE, MESSAGE, VERSION, Message
+from fanout.core.records import AUDIENCE, HEADER, HEADER_BYTES, KEYED, MERGE, MESSAGE, VERSION, Counts, Message
 from fanout.core.room_state import Keyed, RoomState
 from fanout.ports import HistoryEntry, KeyedId, LogRecord
 from workers.chunks import ROOM_BATCH_BYTES_MAX
@@ -33,6 +35,7 @@ _RELIABLE: Final = Kind.RELIABLE.value
 _EPHEMERAL: Final = Kind.EPHEMERAL.value
 _CLASSES: Final = len(PRIORITIES)
 _KEYED: Final = DropReason.KEYED
+_LATE: Final = DropReason.LATE
 # One for some must never reach everybody because this version cannot tell them apart.
 _NOT_YET: Final = AUDIENCE | MERGE
 
@@ -47,39 +50,41 @@ def parse(record: LogRecord, offset: int) -> Parsed | None:
     if kind != MESSAGE or version != VERSION:
         return None
     assert value is not None, "it has a header"
-    if len(value) > MESSAGE_RECORD_BYTES_MAX:  # names can be as long as data; an entry must fit into a chunk
+    is_large = len(value) > MESSAGE_BYTES_MAX
+    if is_large and len(value) > MESSAGE_RECORD_BYTES_MAX:  # names can be as long as data; an entry must fit in a chunk
         raise RecordError("too_large", f"{len(value)} bytes, at most {MESSAGE_RECORD_BYTES_MAX}")
     try:
         message = _decode(value[HEADER_BYTES:])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError("undecodable", f"Message: {error}") from error
-    if class_ >= _CLASSES or len(message.data) > MESSAGE_BYTES_MAX or flags & _NOT_YET:
-        _refuse(class_, message)
-    if message.audience is not None or message.merge is not None:
-        _refuse(class_, message)
+    if is_large or class_ >= _CLASSES or flags & _NOT_YET or message.audience is not None or message.merge is not None:
+        _check(class_, flags, message)
     return record, offset, class_, flags, id_, message
 
 
 def publish(turn: Turn, ownership: Ownership, room: RoomState, messages: Sequence[Parsed]) -> None:
     """Decide about messages of one room; their log offsets rise and are none that the room has applied."""
     draft = turn.draft(ownership, room)
+    before = turn.late_before(room)
+    drops: defaultdict[DropReason, Counts] = defaultdict(zeros)
     thinning, kinds, targets = room.thinning, room.kinds, room.targets
-    thinned, policy = room.profile.thinned, room.policy
+    thinned, policy, shared_slots = room.profile.thinned, room.policy, room.shared_slots
     accepted, kept, kept_in_turn = room.ledger.accepted, room.ledger.kept, turn.kept
     clock_ms, head, last, n = thinning.clock_ms, room.head, room.last, room.n
     for record, offset, class_, flags, id_, message in messages:
         try:
             position, at_ms = offset + 1, record.timestamp
-            if at_ms > clock_ms:
+            is_late = at_ms < before[class_]
+            if at_ms > clock_ms and not is_late:
                 clock_ms = thinning.clock_ms = at_ms
             accepted[class_] += 1
             reason = None
-            if flags & KEYED and _is_repeat(draft, room, id_, position):
-                reason = _KEYED
-            elif thinned:
-                reason = take_slot(thinning, policy, room.shared_slots, PRIORITIES[class_], message.sender)
+            if is_late or flags & KEYED:
+                reason = _repeat_or_late(draft, room, flags, id_, position, max(at_ms, clock_ms), is_late=is_late)
+            if reason is None and thinned:
+                reason = take_slot(thinning, policy, shared_slots, PRIORITIES[class_], message.sender, message.type)
             if reason is not None:
-                _drop(turn, room, reason, class_)
+                drops[reason][class_] += 1
                 continue
             kept[class_] += 1
             kept_in_turn[class_] += 1
@@ -91,24 +96,10 @@ def publish(turn: Turn, ownership: Ownership, room: RoomState, messages: Sequenc
                 head = position
             elif not targets:
                 continue
-            encoded = _encode(  # the places of records.Entry; as a tuple, which is made in half the time
-                (
-                    position,
-                    0,
-                    kind,
-                    class_,
-                    prev,
-                    n,
-                    id_,
-                    clock_ms,
-                    message.sent_ms,
-                    message.data,
-                    message.sender,
-                    message.type,
-                    message.tags,
-                    flags,
-                )
-            )
+            encoded = _encode((  # the places of records.Entry; as a tuple, which is made in half the time
+                position, 0, kind, class_, prev, n, id_, clock_ms, message.sent_ms, message.data, message.sender,
+                message.type, message.tags, flags,
+            ))  # fmt: skip
             size = len(encoded)
             if kind != _EPHEMERAL:
                 draft.stored.append(HistoryEntry(position, kind, prev, clock_ms, encoded))
@@ -120,24 +111,35 @@ def publish(turn: Turn, ownership: Ownership, room: RoomState, messages: Sequenc
                 draft.entries.append(encoded)
         except Exception as error:
             turn.parked.append(poison(ownership.partition, record, error))
+    _count(turn, room, drops)
     room.head, room.last, room.n, room.applied = head, last, n, messages[-1][1] + 1
 
 
-def _refuse(class_: int, message: Message) -> None:
+def _check(class_: int, flags: int, message: Message) -> None:
     if class_ >= _CLASSES:
         raise RecordError("unknown_class", f"classes are 0 to {_CLASSES - 1}, this one is {class_}")
     if len(message.data) > MESSAGE_BYTES_MAX:
         raise RecordError("too_large", f"data: {len(message.data)} bytes, at most {MESSAGE_BYTES_MAX}")
-    raise RecordError("not_available", "this version delivers to everybody and folds nothing")
+    if flags & _NOT_YET or message.audience is not None or message.merge is not None:
+        raise RecordError("not_available", "this version delivers to everybody and folds nothing")
 
 
-def _drop(turn: Turn, room: RoomState, reason: DropReason, class_: int) -> None:
-    room.drop(reason, class_)
-    turn.count_dropped(reason, class_)
+def _count(turn: Turn, room: RoomState, drops: Mapping[DropReason, Counts]) -> None:
+    for reason, counts in drops.items():
+        turn.drop(room, reason, counts)
 
 
-def _is_repeat(draft: Draft, room: RoomState, id_: int, position: int) -> bool:
-    keyed, at_ms = room.keyed, room.thinning.clock_ms
+def _repeat_or_late(
+    draft: Draft, room: RoomState, flags: int, id_: int, position: int, at_ms: int, *, is_late: bool
+) -> DropReason | None:
+    # The id is noted in any case: whether its message is late must not decide what becomes of a repeat.
+    if flags & KEYED and _is_repeat(draft, room, id_, position, at_ms):
+        return _KEYED
+    return _LATE if is_late else None
+
+
+def _is_repeat(draft: Draft, room: RoomState, id_: int, position: int, at_ms: int) -> bool:
+    keyed = room.keyed
     if keyed is None:
         keyed = room.keyed = Keyed()
     if keyed.is_repeat(id_, position, at_ms):

@@ -221,7 +221,7 @@ class RoomWorker:
 
     def _turn(self, begun_s: float) -> Turn:
         self._turns += 1
-        return Turn(self._turns, begun_s)
+        return Turn(self._turns, begun_s, self._clock.wall_ms())
 
     def _begin(self, begun_s: float) -> Turn:
         """Open a turn: what anybody decides joins it, until it ends."""
@@ -463,5 +463,7 @@ def _count(turn: Turn) -> None:
             metrics.MESSAGES_KEPT.labels(priority.word).inc(kept)
     for (reason, class_), dropped in turn.dropped.items():
         metrics.MESSAGES_DROPPED.labels(reason.stage, reason.word, PRIORITIES[class_].word).inc(dropped)
+    if turn.degraded:
+        metrics.MESSAGES_DEGRADED.labels("worker").inc(turn.degraded)
     for what, ignored in turn.fenced.items():
         metrics.FENCED.labels(what).inc(ignored)

@@ -7,9 +7,12 @@ turns; then its tickets are finished.
 
 from __future__ import annotations
 
+from fanout.core.late import NEVER, Before, late_before
 from fanout.core.ledger import zeros
 from fanout.core.limits import TURN_BYTES_MAX, TURN_ROOMS_MAX
 from fanout.core.policy import DropReason
+from fanout.core.profiles import Policy
+from fanout.core.records import Counts
 from fanout.core.room_state import RoomState
 from fanout.ports import HistoryBatch, HistoryEntry, KeyedId
 from workers.chunks import ChunkBuilder, SlotChunks
@@ -70,20 +73,25 @@ class Change:
 class Turn:
     """Chunks, parked records and changes of some records, and the tickets that are finished when all of it is done.
 
-    ``begun_s`` is the monotonic time at which its records were polled, ``awaited`` counts appends that the log has not
-    acknowledged yet (and the turn itself while it is open), ``touched`` the newest log offset + 1 by ownership.
+    ``begun_s`` is the monotonic time at which its records were polled, ``now_ms`` the wall clock then (0: nothing is
+    late), ``awaited`` counts appends that the log has not acknowledged yet (and the turn itself while it is open),
+    ``touched`` the newest log offset + 1 by ownership.
     """
 
     __slots__ = (
+        "_before",
+        "_policy",
         "awaited",
         "begun_s",
         "bytes",
         "changes",
         "chunks",
+        "degraded",
         "drafts",
         "dropped",
         "fenced",
         "kept",
+        "now_ms",
         "number",
         "parked",
         "slots",
@@ -91,9 +99,10 @@ class Turn:
         "touched",
     )
 
-    def __init__(self, number: int, begun_s: float) -> None:
+    def __init__(self, number: int, begun_s: float, now_ms: int = 0) -> None:
         self.number = number
         self.begun_s = begun_s
+        self.now_ms = now_ms
         self.chunks = ChunkBuilder()
         self.slots: list[SlotChunks] = []
         self.drafts: dict[RoomState, Draft] = {}
@@ -103,9 +112,12 @@ class Turn:
         self.touched: dict[Ownership, int] = {}
         self.kept = zeros()
         self.dropped: dict[tuple[DropReason, int], int] = {}
+        self.degraded = 0
         self.fenced: dict[str, int] = {}
         self.awaited = 0
         self.bytes = 0
+        self._policy: Policy | None = None
+        self._before = NEVER
 
     def draft(self, ownership: Ownership, room: RoomState) -> Draft:
         """Return the room's draft of this turn; begin one where there is none."""
@@ -121,10 +133,22 @@ class Turn:
         drafts = self.drafts.values()
         return len(drafts) >= TURN_ROOMS_MAX or sum(draft.stored_bytes for draft in drafts) >= TURN_BYTES_MAX
 
-    def count_dropped(self, reason: DropReason, class_: int) -> None:
-        """Count for the metrics; the room's ledger counts by itself."""
-        place = (reason, class_)
-        self.dropped[place] = self.dropped.get(place, 0) + 1
+    def late_before(self, room: RoomState) -> Before:
+        """Return which records are too late for a room, by class."""
+        if not room.profile.thinned:
+            return NEVER
+        policy = room.policy
+        if policy is not self._policy:  # most rooms share one
+            self._policy, self._before = policy, late_before(policy, self.now_ms)
+        return self._before
+
+    def drop(self, room: RoomState, reason: DropReason, counts: Counts) -> None:
+        """Count messages that are not kept, by class, in the room's ledger and for the metrics."""
+        for class_, messages in enumerate(counts):
+            if messages:
+                room.drop(reason, class_, messages)
+                place = (reason, class_)
+                self.dropped[place] = self.dropped.get(place, 0) + messages
 
     def count_fenced(self, what: str) -> None:
         """Count a word of an older generation that was ignored."""

@@ -83,13 +83,13 @@ class _Counted(msgspec.Struct, array_like=True, gc=False):
     stays: dict[int, Stay]
 
 
-def drop(ledger: Ledger, reason: DropReason, class_: int) -> None:
-    """Count a message (``class_`` = header byte) that policy does not keep."""
+def drop(ledger: Ledger, reason: DropReason, class_: int, messages: int = 1) -> None:
+    """Count messages of one class (its header byte) that are not kept."""
     stage = ledger.dropped.setdefault(reason.stage, {})
     counts = stage.get(reason.word)
     if counts is None:
         counts = stage[reason.word] = zeros()
-    counts[class_] += 1
+    counts[class_] += messages
 
 
 def check_report(report: RoomReport) -> None:

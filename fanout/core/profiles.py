@@ -6,6 +6,7 @@ on that brings it. Lives elsewhere: what follows from it (``policy``, ``merge``,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -126,12 +127,16 @@ def namespace_of(room: str) -> str:
 
 
 class Profiles:
-    """Namespace → profile. ``open`` exists only where the engine runs insecurely, on loopback."""
+    """Namespace → profile. ``open`` exists only where the engine runs insecurely, on loopback.
 
-    def __init__(self, *, insecure: bool = False) -> None:
+    ``namespaces`` adds some, or takes the place of those that are built in.
+    """
+
+    def __init__(self, *, insecure: bool = False, namespaces: Mapping[str, Profile] | None = None) -> None:
         self._by_namespace: dict[str, Profile] = {"default": GROUP, "group": GROUP, "live": LIVE}
         if insecure:
             self._by_namespace["open"] = OPEN
+        self._by_namespace.update(namespaces or {})
 
     def of(self, room: str) -> Profile:
         """Return the profile of a room; raises Refused ``unknown_namespace``."""

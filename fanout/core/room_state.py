@@ -180,9 +180,9 @@ class RoomState:
         self.values = values
         self.shared_slots = values.shared_slots or self.policy.shared_slots_max
 
-    def drop(self, reason: DropReason, class_: int) -> None:
-        """Count a message that is not kept."""
-        drop(self.ledger, reason, class_)
+    def drop(self, reason: DropReason, class_: int, messages: int = 1) -> None:
+        """Count messages that are not kept."""
+        drop(self.ledger, reason, class_, messages)
 
     def attached(self, instance: int) -> Attached:
         """Return the answer to an Attach, or to an Announce whose head differs: where the room stands now."""

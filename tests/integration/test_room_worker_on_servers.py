@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from fanout.adapters import apply_topics, open_log, open_store
@@ -89,6 +90,29 @@ async def test_workers_come_and_go_and_every_message_arrives_once_and_in_order(w
         assert (await world.ledger(room))["accepted"]["high"] == len(ids[room])
         meta = await world.meta(room)
         assert meta is not None and meta.n == len(ids[room])
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+async def test_only_the_brokers_time_makes_a_message_late(
+    world: World, kafka_url: str, topics: Topics, compression: str | None
+) -> None:
+    """A producer that stamps its records with the time of an hour ago has its likes delivered."""
+    room = "app/live:stage"
+    await world.worker()
+    gateway = await world.gateway(1)
+    await world.attach(room, gateway)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=kafka_url.removeprefix("kafka://"), acks="all", compression_type=compression
+    )
+    await producer.start()
+    hour_ago_ms = world.clock.wall_ms() - 3_600_000
+    for number in range(5):
+        value = message(Priority.LOW, number + 1)
+        await producer.send(topics.name(MESSAGES), value, room.encode(), world.partition(room), hour_ago_ms)
+    await producer.stop()
+    await world.received(gateway, room, [1, 2, 3, 4, 5])
+    await world.settled()
+    assert (await world.ledger(room))["dropped"] == {}
 
 
 async def test_poison_is_parked_while_the_partition_goes_on(world: World) -> None:

@@ -182,6 +182,53 @@ def test_a_second_worker_takes_over_half_and_nothing_is_lost_or_doubled() -> Non
     play(scenario)
 
 
+def test_after_a_stall_of_a_minute_a_live_room_is_live_again_and_has_lost_no_gift() -> None:
+    """60 s × 2,000 messages/s: 10 % gifts, 70 % chat, 20 % likes."""
+    room, stall_s, per_s = "app/live:stage", 60, 2_000
+    mix = (Priority.HIGH, *[Priority.NORMAL] * 7, *[Priority.LOW] * 2)
+
+    async def scenario(world: TwinWorld) -> None:
+        first = await world.worker()
+        gateway = await world.gateway(1)
+        await world.attach(room, gateway)
+        await world.settled()
+        await first.close()
+        world.workers.remove(first)
+        writer = await world.log.writer(durable=True)
+        per_step = per_s // 5
+        for step in range(stall_s * 5):
+            numbers = range(step * per_step, (step + 1) * per_step)
+            values = [(room.encode(), message(mix[number % 10], number + 2)) for number in numbers]
+            await writer.append_many(MESSAGES, world.partition(room), values)
+            await asyncio.sleep(0.2)
+        begun_ms = world.clock.wall_ms()
+        await world.worker()
+        (live,) = await world.publish(room, priority=Priority.HIGH)
+        await until(lambda: live in gateway.ids(room)[-1:], "the newest message")
+        assert world.clock.wall_ms() - begun_ms <= 2_000
+        await world.settled()
+
+        messages = stall_s * per_s
+        gifts = [number + 2 for number in range(messages) if mix[number % 10] is Priority.HIGH]
+        entries = gateway.entries(room)
+        assert [entry.id for entry in entries if entry.priority == Priority.HIGH.value] == [*gifts, live]
+        oldest = {priority: [e.at_ms for e in entries if e.priority == priority.value] for priority in Priority}
+        assert min(oldest[Priority.NORMAL]) >= begun_ms - 10_000
+        assert all(at_ms >= begun_ms - 2_000 for at_ms in oldest[Priority.LOW])
+        found = await world.ledger(room)
+        assert sum(found["accepted"].values()) == messages + 1
+        assert found["kept"]["high"] == found["accepted"]["high"] == messages // 10 + 1
+        late = found["dropped"]["late"]["too_old"]
+        assert late["high"] == 0
+        assert late["normal"] == messages * 7 // 10 * 50 // 60
+        assert late["low"] == messages * 2 // 10 * 58 // 60
+
+    play(
+        scenario,
+        retention={MESSAGES: Retention(200_000, 64 << 20, 1 << 40), CHUNKS: Retention(1_000, 64 << 20, 1 << 40)},
+    )
+
+
 def test_what_was_drained_is_committed_and_not_done_again() -> None:
     async def scenario(world: TwinWorld) -> None:
         first = await world.worker()

@@ -38,7 +38,7 @@ def decide(stream: list[Said]) -> list[tuple[int, Priority, str, DropReason | No
     for step_ms, priority, sender in stream:
         at_ms += step_ms
         thinning.clock_ms = at_ms
-        reason = take_slot(thinning, POLICY, SHARED, priority, sender)
+        reason = take_slot(thinning, POLICY, SHARED, priority, sender, "")
         decisions.append((at_ms // WINDOW_MS, priority, sender, reason))
         assert 0 <= thinning.debt <= DEBT_WINDOWS_MAX * SHARED
         assert thinning.shared_used <= SHARED and thinning.reserved_used <= RESERVED

@@ -45,10 +45,16 @@ class Rec(msgspec.Struct, frozen=True):
 
 
 def message(
-    priority: Priority = Priority.NORMAL, id_: int = 1, *, sender: str = "", flags: int = 0, data: bytes = b"{}"
+    priority: Priority = Priority.NORMAL,
+    id_: int = 1,
+    *,
+    sender: str = "",
+    type_: str = "",
+    flags: int = 0,
+    data: bytes = b"{}",
 ) -> bytes:
     """Return the value of a MESSAGE record."""
-    return encode(MESSAGE, Message(data, sender=sender), priority=priority.value, flags=flags, id=id_)
+    return encode(MESSAGE, Message(data, sender, type_), priority=priority.value, flags=flags, id=id_)
 
 
 def attach(slot: int, generation: int = 1, instance: int = 1) -> bytes:
@@ -99,9 +105,9 @@ class DecidedRoom:
         self.stored: list[HistoryBatch] = []
         self.turns: list[Turn] = []
 
-    def turn(self, records: Sequence[Rec], *, slice_records: int = 1_000) -> Turn:
-        """Decide about some records in one turn, of which a slice goes out at a time."""
-        turn = Turn(len(self.turns) + 1, 0.0)
+    def turn(self, records: Sequence[Rec], *, slice_records: int = 1_000, now_ms: int = 0) -> Turn:
+        """Decide about some records in one turn, of which a slice goes out at a time; 0: nothing is late."""
+        turn = Turn(len(self.turns) + 1, 0.0, now_ms)
         for start in range(0, len(records), slice_records):
             decide.apply(turn, self.ownership, self.room, records[start : start + slice_records], PROFILES)
             decide.cut(turn)

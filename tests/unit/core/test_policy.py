@@ -9,6 +9,13 @@ from fanout.core.policy import DEBT_WINDOWS_MAX, WINDOW_MS, DropReason, Thinning
 from fanout.core.profiles import Policy
 
 POLICY = Policy(reserved_slots=2, shared_slots_max=4, sender_slots_max=2)
+ALLOWING = Policy(
+    reserved_slots=2,
+    shared_slots_max=4,
+    allowlist_slots=3,
+    allowlist_users=frozenset({"vip"}),
+    allowlist_types=frozenset({"question"}),
+)
 WINDOW = 5_000
 
 
@@ -17,8 +24,10 @@ def thinning() -> Thinning:
     return Thinning(clock_ms=WINDOW * WINDOW_MS, window=WINDOW)
 
 
-def take(thinning: Thinning, priority: Priority, sender: str = "", *, shared: int = 4) -> DropReason | None:
-    return take_slot(thinning, POLICY, shared, priority, sender)
+def take(
+    thinning: Thinning, priority: Priority, sender: str = "", type_: str = "", *, shared: int = 4
+) -> DropReason | None:
+    return take_slot(thinning, POLICY, shared, priority, sender, type_)
 
 
 def taken(thinning: Thinning, priority: Priority, times: int) -> int:
@@ -136,9 +145,52 @@ def test_system_takes_no_slot(thinning: Thinning) -> None:
     assert (thinning.reserved_used, thinning.shared_used, thinning.debt) == (0, 0, 0)
 
 
+def allowed(thinning: Thinning, priority: Priority, sender: str = "", type_: str = "", *, times: int = 1) -> int:
+    return sum(take_slot(thinning, ALLOWING, 4, priority, sender, type_) is None for _ in range(times))
+
+
+@pytest.mark.parametrize("priority", [Priority.NORMAL, Priority.LOW])
+@pytest.mark.parametrize(("sender", "type_"), [("vip", ""), ("ann", "question"), ("vip", "question")])
+def test_the_allowlist_has_slots_of_its_own_and_takes_them_first(
+    thinning: Thinning, priority: Priority, sender: str, type_: str
+) -> None:
+    assert allowed(thinning, priority, sender, type_, times=3) == 3
+    assert (thinning.allowlist_used, thinning.shared_used) == (3, 0)
+
+
+def test_beyond_its_slots_the_allowlist_shares_with_all_others(thinning: Thinning) -> None:
+    assert allowed(thinning, Priority.NORMAL, "vip", times=10) == 3 + 2
+    assert allowed(thinning, Priority.NORMAL, "", "question", times=10) == 2
+    assert thinning.senders == {"vip": 2}
+    assert allowed(thinning, Priority.NORMAL, "ann", times=10) == 0
+
+
+def test_a_full_window_still_has_room_for_the_allowlist(thinning: Thinning) -> None:
+    taken(thinning, Priority.NORMAL, 10)
+    assert allowed(thinning, Priority.NORMAL, "ann", "chat") == 0
+    assert allowed(thinning, Priority.LOW, "vip") == 1
+
+
+def test_the_next_window_has_the_slots_of_the_allowlist_again(thinning: Thinning) -> None:
+    allowed(thinning, Priority.NORMAL, "vip", times=10)
+    go_on(thinning)
+    assert allowed(thinning, Priority.NORMAL, "vip", times=10) == 3 + 2
+
+
+def test_gifts_take_none_of_the_slots_of_the_allowlist(thinning: Thinning) -> None:
+    assert allowed(thinning, Priority.HIGH, "vip", times=9) == 9
+    assert (thinning.reserved_used, thinning.shared_used, thinning.debt, thinning.allowlist_used) == (2, 4, 3, 0)
+
+
+def test_nobody_else_gets_the_slots_of_the_allowlist(thinning: Thinning) -> None:
+    assert allowed(thinning, Priority.NORMAL, "", "chat", times=10) == 4
+    assert thinning.allowlist_used == 0
+
+
 def test_every_reason_has_a_stage_and_a_word_of_its_own() -> None:
     assert [(reason.stage, reason.word) for reason in DropReason] == [
         ("policy", "window_full"),
         ("policy", "sender_cap"),
         ("repeat", "keyed"),
+        ("late", "too_old"),
     ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from fanout.core.errors import Refused
-from fanout.core.profiles import Policy, check_policy
+from fanout.core.profiles import LIVE, Policy, Profiles, check_policy
 
 
 def test_the_policy_of_the_start_is_a_good_one() -> None:
@@ -40,3 +41,12 @@ def test_a_bad_policy_is_refused_with_the_field_named(field: str, value: Any) ->
         check_policy(Policy(**{field: value}))
     assert field[:10] in refused.value.detail
     assert refused.value.problem.reason == "bad_request"
+
+
+def test_namespaces_may_be_added_and_replaced() -> None:
+    patient = msgspec.structs.replace(LIVE, policy=Policy(late_low_ms=0))
+    profiles = Profiles(namespaces={"live": patient, "stage": LIVE})
+    assert profiles.of("live:a") is patient
+    assert profiles.of("stage:a") is LIVE
+    assert profiles.policy_of("app", "live:a") is patient.policy
+    assert Profiles().of("live:a") is LIVE

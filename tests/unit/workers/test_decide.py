@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
+import msgspec
 import pytest
 
 from fanout.core.ids import foreign_id
 from fanout.core.limits import CHUNK_BYTES_MAX, MESSAGE_BYTES_MAX, TURN_BYTES_MAX, TURN_ROOMS_MAX
 from fanout.core.messages import Priority
 from fanout.core.policy import DropReason
-from fanout.core.profiles import GROUP, LIVE, OPEN
+from fanout.core.profiles import GROUP, LIVE, OPEN, Policy
 from fanout.core.records import (
     ANNOUNCE,
     AUDIENCE,
@@ -202,6 +204,44 @@ def test_a_foreign_record_with_a_key_is_not_taken_for_a_repeat_of_another() -> N
     body = b'{"room":"live:stage","data":1,"priority":"high","id":"k"}'
     decided.turn(records([body, body]))
     assert len(decided.history()) == 2
+
+
+def foreign(**fields: str) -> bytes:
+    return msgspec.json.encode({"room": "live:stage", "data": 1, **fields})
+
+
+def with_policy(**settings: Any) -> DecidedRoom:
+    return DecidedRoom(msgspec.structs.replace(LIVE, policy=Policy(**settings)))
+
+
+def test_a_foreign_record_is_raised_by_its_type_and_its_sender() -> None:
+    decided = with_policy(types={"gift": "high"}, raised_users=frozenset({"host"}))
+    decided.turn(records([foreign(type="gift"), foreign(sender="host", priority="low"), foreign(type="chat")]))
+    assert [entry.priority for entry in decided.history()] == [1, 1, 2]
+    assert decided.room.ledger.accepted == [0, 2, 1, 0]
+
+
+def test_a_record_of_the_engine_keeps_the_class_that_admission_gave_it() -> None:
+    decided = with_policy(types={"gift": "high"}, raised_users=frozenset({"host"}), high_per_s=0.001, high_burst=1)
+    gift = message(Priority.NORMAL, type_="gift", sender="host")
+    decided.turn(records([gift, message(Priority.HIGH), message(Priority.HIGH)]))
+    assert [entry.priority for entry in decided.history()] == [2, 1, 1]
+
+
+def test_high_of_foreign_producers_beyond_the_quota_is_normal_in_record_time() -> None:
+    decided = with_policy(high_per_s=10, high_burst=2)
+    high = foreign(priority="high")
+    turn = decided.turn([Rec(offset, high, timestamp=1_000_000 + ms) for offset, ms in enumerate((0, 0, 0, 50, 100))])
+    assert [entry.priority for entry in decided.history()] == [1, 1, 2, 2, 1]
+    assert turn.degraded == 2
+    assert decided.room.ledger.accepted == [0, 3, 2, 0]
+
+
+def test_a_foreign_producer_of_a_group_has_no_quota() -> None:
+    decided = DecidedRoom(msgspec.structs.replace(GROUP, policy=Policy(high_per_s=0.001, high_burst=1)))
+    turn = decided.turn(records([foreign(priority="high")] * 5))
+    assert decided.room.ledger.kept == [0, 5, 0, 0]
+    assert turn.degraded == 0
 
 
 @pytest.mark.parametrize(
