@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: demo test check bench bench-edge parts up down loadtest lock format clean help
+.PHONY: demo test check bench bench-edge bench-policy parts up down loadtest lock format clean help
 
 help:
 	@echo "make demo      a livestream's arrivals into 1,000 viewers, in memory; nothing to install but Python"
@@ -11,6 +11,7 @@ help:
 	@echo "make check     format, lint, types, import layers, chart, generated pages"
 	@echo "make bench     figures as JSON lines, compared with bench/baseline.json"
 	@echo "make bench-edge  what one core delivers to 10,000 sessions, beside a bare C loop; needs gcc and zlib"
+	@echo "make bench-policy  what thinning costs a room worker for each message"
 	@echo "make up        Kafka, Redis and an engine on them, in the background; make down ends them"
 	@echo "make loadtest  locust: raw sockets and publishers, reconciled with the ledger"
 
@@ -53,6 +54,9 @@ bench: parts
 
 bench-edge: .venv/.runtime
 	$(RUN) bench edge $(EDGE)
+
+bench-policy: .venv/.runtime
+	$(RUN) bench policy $(POLICY)
 
 loadtest: parts
 	$(RUN) loadtest --scenario live_room
