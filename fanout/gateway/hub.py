@@ -337,8 +337,9 @@ class Hub:
         bytes_max = RING_BYTES_MAX // _SHED_SHARE if self.is_shedding else None
         if self._ring_bytes > self._rings_bytes_max:
             bytes_max = max(_RING_BYTES_MIN, self._rings_bytes_max // len(self.rooms))
-        room.trim(self._now_ms(), bytes_max)
-        unswept = log.end - room.step
+        step = room.step
+        log.trim(self._now_ms(), step, bytes_max=bytes_max)  # what those in step have not been given stays
+        unswept = log.end - step
         self.unswept += unswept - room.counted_unswept
         room.counted_unswept = unswept
         self._ring_bytes += log.bytes - room.counted_bytes

@@ -358,18 +358,15 @@ class Room:
             self.known_log, sent, wire, self.encoders[wire], stop=stop, droppable_since_ms=droppable_since_ms
         )
 
-    def trim(self, now_ms: int, bytes_max: int | None = None) -> None:
-        """Hold the ring to its bounds; what those in step have not been given stays."""
-        if self.log is not None:
-            self.log.trim(now_ms, self.step, bytes_max=bytes_max)
-
     # --- the step -----------------------------------------------------------------------------------------------------
 
     @property
     def step(self) -> int:
         """The lowest cursor of those in step; where nobody is, the end of the log."""
-        end = self.log.end if self.log is not None else 0
-        return min((group.oldest for group in self.in_step if group), default=end)
+        sent = self.log.end if self.log is not None else 0
+        for group in self.in_step:
+            sent = group.lowest(sent)
+        return sent
 
     def cursor(self, subscription: Subscription) -> int:
         """Return the sequence of the last publication that a subscription was given."""
@@ -379,10 +376,12 @@ class Room:
 
     def due(self) -> int | None:
         """Return the wire whose members in step wait for the oldest publication; None where all have everything."""
-        end = self.known_log.end
-        oldest = [(group.oldest, wire) for wire, group in enumerate(self.in_step) if group]
-        sent, wire = min(oldest, default=(end, 0))
-        return wire if sent < end else None
+        sent, due = self.known_log.end, None
+        for wire, group in enumerate(self.in_step):
+            lowest = group.lowest(sent)
+            if lowest < sent:
+                sent, due = lowest, wire
+        return due
 
     def skip_to_end(self) -> None:
         """Set all those in step to the end of the log, whatever lies between; the caller accounts for it."""

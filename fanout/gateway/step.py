@@ -55,10 +55,12 @@ class InStep:
     def __iter__(self) -> Iterator[Subscription]:
         return iter(list(self._members))
 
-    @property
-    def oldest(self) -> int:
-        """The lowest cursor among the members; there is one."""
-        return min(run.sent for run in self._runs)
+    def lowest(self, sent: int) -> int:
+        """Return the lowest cursor among the members, ``sent`` where nobody is below that."""
+        for run in self._runs:
+            if run.sent < sent:
+                sent = run.sent
+        return sent
 
     @property
     def at_turn(self) -> int:

@@ -158,7 +158,7 @@ class Sweeper:
                     room.ledger.drop(DropReason.RESYNC, room.pending_of(subscription))
             room.skip_to_end()
             self.hub.swept(room)  # nobody is left to be given it, and the brake counts it
-        if room.log is not None and room.log.end > room.step:
+        if room.counted_unswept:
             self.room_has_work(room)
         self._rooms.charge(room.app, self._writes - before)
 
@@ -175,8 +175,8 @@ class Sweeper:
             if self._is_turn_over():
                 break
             wire = room.due()
-        self._end_round(room)
         self.hub.swept(room)
+        self._end_round(room)
 
     def _hand_out(self, room: Room, wire: int) -> None:
         """Hand one frame to those whose turn it is on a wire, until it was given to all at their cursor."""
@@ -222,11 +222,11 @@ class Sweeper:
             room.round = (room.known_log.end, self._clock.monotonic_s())
 
     def _end_round(self, room: Room) -> None:
-        step = room.step
-        if room.round is not None and step >= room.round[0]:
+        end = room.known_log.end
+        if room.round is not None and end - room.counted_unswept >= room.round[0]:
             SWEEP_SECONDS.observe(self._clock.monotonic_s() - room.round[1])
             room.round = None
-        if step == room.known_log.end:
+        if not room.counted_unswept:
             room.frames.clear()
 
     def _settle(self, room: Room, frame: Frame, sessions: int) -> None:
