@@ -58,8 +58,7 @@ class InStep:
     def lowest(self, sent: int) -> int:
         """Return the lowest cursor among the members, ``sent`` where nobody is below that."""
         for run in self._runs:
-            if run.sent < sent:
-                sent = run.sent
+            sent = min(sent, run.sent)
         return sent
 
     @property
