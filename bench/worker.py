@@ -156,7 +156,7 @@ async def _measure(asked: argparse.Namespace, *, history: bool) -> Figures:
     store = await open_store(asked.store, prefix=prefix, clock=clock)
     no_history = NoHistory()
     if not history:
-        store = Store(no_history, store.epochs, store.keys, store.leases, store.members, store.backend)
+        store = Store(no_history, store.epochs, store.keys, store.leases, store.members, store.ledgers, store.backend)
     keys = [_key(room) for room in range(asked.rooms)]
     worker = RoomWorker(log=cast(Log, log), store=store, profiles=Profiles(namespaces={"live": PATIENT}), clock=clock)
     try:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
+from fanout.core.ledger_spans import Opening
 from fanout.core.records import PARTITIONS
 
 # --- the log ---------------------------------------------------------------------------------------------------------
@@ -154,6 +155,14 @@ class KeyedId(NamedTuple):
     at_ms: int
 
 
+class NotedOutcome(NamedTuple):
+    """What became of a message; ``encoded`` is the msgpack of a core.outcome.Outcome of ``at_ms``."""
+
+    id: int
+    at_ms: int
+    encoded: bytes
+
+
 class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
     """A publication for the history: ``encoded`` is the msgpack of a records.Entry."""
 
@@ -165,7 +174,8 @@ class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class HistoryBatch(msgspec.Struct, frozen=True, gc=False):  # a Struct: made once per room and poll, 5 × faster
-    """All that one poll changes in one room, stored in one step. ``keyed`` are the ids that this batch adds.
+    """All that one poll changes in one room, stored in one step. ``keyed`` are the ids that this batch adds,
+    ``openings`` the spans of its ledger that begin in it, ``outcomes`` the fates of messages that may be asked for.
 
     Entries at or below the stored head are skipped (a replay). The batch is fenced when the stored owner generation is
     higher. ``reliable_max`` and ``reliable_ttl_ms`` (``recent_…``) bound the streams; age is counted from ``now_ms``,
@@ -187,6 +197,8 @@ class HistoryBatch(msgspec.Struct, frozen=True, gc=False):  # a Struct: made onc
     recent_max: int
     recent_ttl_ms: int
     keyed: Sequence[KeyedId] = ()
+    openings: Sequence[Opening] = ()
+    outcomes: Sequence[NotedOutcome] = ()
 
 
 class HistoryPage(NamedTuple):
@@ -215,6 +227,35 @@ class History(Protocol):
         """Return reliable and recent entries, merged by offset, with offset > ``after`` (reverse: < ``after``, 0 = from
         the newest). ``limit`` 0 returns the meta alone. Expired entries are left out. In the
         meta ``keyed`` is left empty; ``state`` comes only with ``limit`` 0."""
+
+
+class StoredLedger(NamedTuple):
+    """A room's state and the openings of its spans, of one moment; the newest ``LEDGER_SPANS`` of them, unordered."""
+
+    state: bytes
+    openings: Sequence[Opening]
+
+
+class Ledgers(Protocol):
+    """Reading what the history's batches have brought: counts of rooms, and outcomes of single messages.
+
+    Openings are stored with the state, in one step. Before a batch that has some its room is listed, and before a batch
+    that has outcomes they are noted; a batch for which that failed is not stored, so it comes again.
+    """
+
+    async def read(self, rooms: Sequence[tuple[str, str]]) -> Sequence[StoredLedger | None]:
+        """Return what is stored of the ledgers of (key, epoch) pairs, in one pipeline; None = the room is unknown."""
+
+    async def rooms(self, app: str, epoch: str, since_ms: int = 0) -> Sequence[str]:
+        """Return the keys of an app's rooms of one epoch (that is one partition) in which a span of the ledger has
+        begun at ``since_ms`` or later; at most ``ROOMS_LISTED_MAX``, those silent longest are left out."""
+
+    async def expect(self, app: str, outcomes: Sequence[NotedOutcome]) -> None:
+        """Note what is known of messages that have just been appended; changes nothing where an outcome stands."""
+
+    async def outcome(self, app: str, id: int) -> bytes | None:
+        """Return the outcome of a message, for ``OUTCOME_S`` from its ``at_ms``; of more than ``OUTCOMES_MAX`` of an
+        app the oldest have gone."""
 
 
 class Claim(NamedTuple):
@@ -347,6 +388,7 @@ class Store:
     keys: Keys
     leases: Leases
     members: Members
+    ledgers: Ledgers
     backend: StoreBackend
 
 

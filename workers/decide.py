@@ -43,6 +43,7 @@ from workers.late import skip_late
 from workers.poison import poison
 from workers.publish import Parsed, parse, publish
 from workers.room_batch import answer, close_room_batch
+from workers.spans import by_span, open_due_span
 from workers.turn import Change, Draft, Ownership, Turn
 
 _GENERATIONS: Final = 1 << 53  # the store counts in doubles
@@ -53,11 +54,20 @@ def apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[L
 
     Poison is parked, its neighbours go on. Messages side by side are decided together.
     """
-    applied, beyond = room.applied, 0
-    messages: list[Parsed] = []
     before = turn.late_before(room)
-    if records and records[0].timestamp < max(before):
-        records, beyond = skip_late(turn, ownership, room, records, before)
+    if not records or records[0].timestamp >= max(before):
+        _apply(turn, ownership, room, records, profiles)
+        return
+    # Late ones are counted before their neighbours are decided, so a span begins between two parts of a backlog.
+    for part in by_span(turn, ownership, room, records):
+        left, beyond = skip_late(turn, ownership, room, part, before)
+        _apply(turn, ownership, room, left, profiles)
+        room.applied = max(room.applied, beyond)
+
+
+def _apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[LogRecord], profiles: Profiles) -> None:
+    applied = room.applied
+    messages: list[Parsed] = []
     for record in records:
         offset = record.offset
         if offset < applied:
@@ -74,21 +84,26 @@ def apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[L
             if value and value[0] == FOREIGN_FIRST_BYTE:
                 _apply_foreign(turn, ownership, room, record, value, profiles)
             else:
-                _apply_control(turn, ownership, room, value)
+                _apply_control(turn, ownership, room, record.timestamp, value)
             room.applied = offset + 1
         except Exception as error:
             turn.parked.append(poison(ownership.partition, record, error))
     if messages:
         publish(turn, ownership, room, messages)
-    room.applied = max(room.applied, beyond)
 
 
 def announce(
-    turn: Turn, ownership: Ownership, room: RoomState, offset: int, said: Announce, report: RoomReport
+    turn: Turn,
+    ownership: Ownership,
+    room: RoomState,
+    offset: int,
+    said: Announce,
+    report: RoomReport,
+    at_ms: int = 0,
 ) -> None:
     """Take one room's report out of an Announce: heal the route, merge the counts, answer a head that differs.
 
-    A report that changes nothing leaves no trace, so that an idle room costs no write.
+    A report that changes nothing leaves no trace, so that an idle room costs no write. ``at_ms`` is the record's time.
     """
     if offset < room.applied:
         return
@@ -96,13 +111,17 @@ def announce(
     draft = turn.drafts.get(room)
     if draft is not None:
         close_room_batch(turn, draft, room.last, room.n)
+    opening = room.opening(at_ms) if at_ms >= room.spans.end_ms else None
     if not room.announce(said.slot, said.generation, report):
         turn.count_fenced("announce")
         return
     if report.head != room.head or room.targets is not before:
         answer(turn, ownership, room, (said.slot, said.generation), report.instance)
     if room.is_changed:
-        turn.draft(ownership, room)
+        draft = turn.draft(ownership, room)
+        if opening is not None:
+            draft.openings += (opening,)
+            room.open_span(at_ms)
         room.applied = offset + 1
 
 
@@ -164,8 +183,10 @@ def _change(draft: Draft, room: RoomState) -> Change:
         profile.recent_max,
         profile.recent_ttl_s * 1_000,
         draft.keyed,
+        draft.openings,
+        draft.outcomes,
     )
-    size = 512 + len(state) + 128 * len(stored) + draft.stored_bytes
+    size = 512 + len(state) + 128 * len(stored) + draft.stored_bytes + 256 * len(draft.outcomes)
     return Change(ownership, room, batch, size)
 
 
@@ -200,14 +221,14 @@ def _foreign_class(turn: Turn, room: RoomState, message: Message, asked: Priorit
     return priority
 
 
-def _apply_control(turn: Turn, ownership: Ownership, room: RoomState, value: bytes | None) -> None:
+def _apply_control(turn: Turn, ownership: Ownership, room: RoomState, at_ms: int, value: bytes | None) -> None:
     if value is None:
         raise RecordError("no_value", "a record without a value says nothing here")
     kind = header(value).kind
     if kind == ATTACH:
-        _attach(turn, ownership, room, body(value, Attach))
+        _attach(turn, ownership, room, at_ms, body(value, Attach))
     elif kind == DETACH:
-        _detach(turn, ownership, room, body(value, Detach))
+        _detach(turn, ownership, room, at_ms, body(value, Detach))
     elif kind == MODERATION:
         raise RecordError("not_available", "this version has no moderation")
     else:
@@ -222,10 +243,11 @@ def check_slot(slot: int, generation: int) -> None:
         raise RecordError("bad_slot", f"generations are 0 to {_GENERATIONS - 1}, this one is {generation}")
 
 
-def _attach(turn: Turn, ownership: Ownership, room: RoomState, said: Attach) -> None:
+def _attach(turn: Turn, ownership: Ownership, room: RoomState, at_ms: int, said: Attach) -> None:
     check_slot(said.slot, said.generation)
     draft = turn.draft(ownership, room)
     close_room_batch(turn, draft, room.last, room.n)
+    open_due_span(draft, room, at_ms)
     room.settle_gone()
     if room.attach(said.slot, said.generation, said.instance):
         answer(turn, ownership, room, (said.slot, said.generation), said.instance)
@@ -233,10 +255,11 @@ def _attach(turn: Turn, ownership: Ownership, room: RoomState, said: Attach) -> 
         turn.count_fenced("attach")
 
 
-def _detach(turn: Turn, ownership: Ownership, room: RoomState, said: Detach) -> None:
+def _detach(turn: Turn, ownership: Ownership, room: RoomState, at_ms: int, said: Detach) -> None:
     if said.report is not None:
         check_report(said.report)
     draft = turn.draft(ownership, room)
     close_room_batch(turn, draft, room.last, room.n)
+    open_due_span(draft, room, at_ms)
     if not room.detach(said.slot, said.generation, said.instance, said.report):
         turn.count_fenced("detach")

@@ -155,4 +155,10 @@ def _join(changes: Sequence[Change]) -> Change:
         entries=[entry for change in changes for entry in change.batch.entries],
         keyed=[one for change in changes for one in change.batch.keyed],
     )
+    if any(change.batch.openings or change.batch.outcomes for change in changes):
+        batch = msgspec.structs.replace(
+            batch,
+            openings=[one for change in changes for one in change.batch.openings],
+            outcomes=[one for change in changes for one in change.batch.outcomes],
+        )
     return Change(newest.ownership, newest.room, batch, 0)

@@ -242,7 +242,12 @@ class Partition:
                 check_report(report)
             shares: dict[str, Action] = {
                 report.key: partial(
-                    decide.announce, ownership=self.ownership, offset=record.offset, said=said, report=report
+                    decide.announce,
+                    ownership=self.ownership,
+                    offset=record.offset,
+                    said=said,
+                    report=report,
+                    at_ms=record.timestamp,
                 )
                 for report in said.rooms
             }

@@ -15,15 +15,17 @@ import msgspec
 
 from fanout.core.errors import RecordError
 from fanout.core.ledger import zeros
-from fanout.core.limits import MESSAGE_BYTES_MAX, MESSAGE_RECORD_BYTES_MAX
+from fanout.core.limits import MESSAGE_BYTES_MAX, MESSAGE_RECORD_BYTES_MAX, OUTCOME_SAMPLE
 from fanout.core.messages import PRIORITIES, Kind
 from fanout.core.policy import DropReason, take_slot
-from fanout.core.records import AUDIENCE, HEADER, HEADER_BYTES, KEYED, MERGE, MESSAGE, VERSION, Counts, Message
+from fanout.core.records import AUDIENCE, HEADER, HEADER_BYTES, KEYED, MERGE, MESSAGE, TRACKED, VERSION, Counts, Message
 from fanout.core.room_state import Keyed, RoomState
 from fanout.ports import HistoryEntry, KeyedId, LogRecord
 from workers.chunks import ROOM_BATCH_BYTES_MAX
+from workers.outcomes import note
 from workers.poison import poison
 from workers.room_batch import close_room_batch
+from workers.spans import open_span
 from workers.turn import Draft, Ownership, Turn
 
 Parsed = tuple[LogRecord, int, int, int, int, Message]  # a record, its log offset, class, flags, id, body
@@ -36,6 +38,7 @@ _EPHEMERAL: Final = Kind.EPHEMERAL.value
 _CLASSES: Final = len(PRIORITIES)
 _KEYED: Final = DropReason.KEYED
 _LATE: Final = DropReason.LATE
+_UNSAMPLED: Final = OUTCOME_SAMPLE - 1
 # One for some must never reach everybody because this version cannot tell them apart.
 _NOT_YET: Final = AUDIENCE | MERGE
 
@@ -62,12 +65,14 @@ def parse(record: LogRecord, offset: int) -> Parsed | None:
     return record, offset, class_, flags, id_, message
 
 
-def publish(turn: Turn, ownership: Ownership, room: RoomState, messages: Sequence[Parsed]) -> None:
+def publish(  # noqa: PLR0912 - a call a message costs more than all that these branches do
+    turn: Turn, ownership: Ownership, room: RoomState, messages: Sequence[Parsed]
+) -> None:
     """Decide about messages of one room; their log offsets rise and are none that the room has applied."""
     draft = turn.draft(ownership, room)
     before = turn.late_before(room)
     drops: defaultdict[DropReason, Counts] = defaultdict(zeros)
-    thinning, kinds, targets = room.thinning, room.kinds, room.targets
+    thinning, kinds, targets, spans = room.thinning, room.kinds, room.targets, room.spans
     thinned, policy, shared_slots = room.profile.thinned, room.policy, room.shared_slots
     accepted, kept, kept_in_turn = room.ledger.accepted, room.ledger.kept, turn.kept
     clock_ms, head, last, n = thinning.clock_ms, room.head, room.last, room.n
@@ -76,6 +81,8 @@ def publish(turn: Turn, ownership: Ownership, room: RoomState, messages: Sequenc
             position, at_ms = offset + 1, record.timestamp
             is_late = at_ms < before[class_]
             if at_ms > clock_ms and not is_late:
+                if at_ms >= spans.end_ms:
+                    _open_span(turn, draft, room, drops, at_ms)
                 clock_ms = thinning.clock_ms = at_ms
             accepted[class_] += 1
             reason = None
@@ -83,6 +90,8 @@ def publish(turn: Turn, ownership: Ownership, room: RoomState, messages: Sequenc
                 reason = _repeat_or_late(draft, room, flags, id_, position, max(at_ms, clock_ms), is_late=is_late)
             if reason is None and thinned:
                 reason = take_slot(thinning, policy, shared_slots, PRIORITIES[class_], message.sender, message.type)
+            if flags & TRACKED or not position & _UNSAMPLED:
+                note(draft, room, id_, class_, position, reason)
             if reason is not None:
                 drops[reason][class_] += 1
                 continue
@@ -127,6 +136,12 @@ def _check(class_: int, flags: int, message: Message) -> None:
 def _count(turn: Turn, room: RoomState, drops: Mapping[DropReason, Counts]) -> None:
     for reason, counts in drops.items():
         turn.drop(room, reason, counts)
+
+
+def _open_span(turn: Turn, draft: Draft, room: RoomState, drops: dict[DropReason, Counts], at_ms: int) -> None:
+    _count(turn, room, drops)  # the counts before the span are whole
+    drops.clear()
+    open_span(draft, room, at_ms)
 
 
 def _repeat_or_late(

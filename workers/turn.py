@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from fanout.core.late import NEVER, Before, late_before
 from fanout.core.ledger import zeros
+from fanout.core.ledger_spans import Opening
 from fanout.core.limits import TURN_BYTES_MAX, TURN_ROOMS_MAX
 from fanout.core.policy import DropReason
 from fanout.core.profiles import Policy
 from fanout.core.records import Counts
 from fanout.core.room_state import RoomState
-from fanout.ports import HistoryBatch, HistoryEntry, KeyedId
+from fanout.ports import HistoryBatch, HistoryEntry, KeyedId, NotedOutcome
 from workers.chunks import ChunkBuilder, SlotChunks
 from workers.commits import Commits, Ticket
 from workers.poison import Poison
@@ -44,7 +45,19 @@ class Draft:
     ``prev`` and ``n`` are the room's last reliable offset and count before the open room batch.
     """
 
-    __slots__ = ("entries", "keyed", "n", "ownership", "prev", "room", "size", "stored", "stored_bytes")
+    __slots__ = (
+        "entries",
+        "keyed",
+        "n",
+        "openings",
+        "outcomes",
+        "ownership",
+        "prev",
+        "room",
+        "size",
+        "stored",
+        "stored_bytes",
+    )
 
     def __init__(self, ownership: Ownership, room: RoomState) -> None:
         self.ownership = ownership
@@ -56,6 +69,14 @@ class Draft:
         self.stored: list[HistoryEntry] = []
         self.stored_bytes = 0
         self.keyed: list[KeyedId] = []
+        self.openings: tuple[Opening, ...] = ()  # most drafts have none, nor outcomes
+        self.outcomes: tuple[NotedOutcome, ...] | list[NotedOutcome] = ()
+
+    def note(self, outcome: NotedOutcome) -> None:
+        """Add an outcome."""
+        if isinstance(self.outcomes, tuple):
+            self.outcomes = []
+        self.outcomes.append(outcome)
 
 
 class Change:

@@ -7,9 +7,9 @@ Unlike Redis it keeps nothing across a restart, each call is one step that never
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
@@ -17,137 +17,27 @@ from typing import Final
 
 import msgspec
 
+from fanout.adapters.memory_ledgers import Books
+from fanout.adapters.memory_rooms import Room, within
 from fanout.core.errors import FanoutError, Fenced, Unavailable
-from fanout.core.limits import HISTORY_META_S, IDEMPOTENCY_S, KEYED_IDS_MAX
-from fanout.core.messages import Kind
+from fanout.core.limits import HISTORY_META_S
 from fanout.ports import (
     Claim,
     Clock,
     Earlier,
     HistoryBatch,
-    HistoryEntry,
     HistoryPage,
-    KeyedId,
     Lease,
     MemberChange,
     MemberPage,
+    NotedOutcome,
     RoomMeta,
     Store,
+    StoredLedger,
 )
 
 _OFFSET: Final = attrgetter("offset")
 _AT_MS: Final = attrgetter("at_ms")
-
-
-@dataclass(slots=True)
-class _Stream:
-    """Entries of one kind, oldest first, and their time to live."""
-
-    entries: list[HistoryEntry] = field(default_factory=list)
-    ttl_ms: int = 0
-    added: bool = False
-
-    def trim(self, count_max: int, ttl_ms: int, now_ms: int) -> None:
-        """Keep the newest ``count_max`` (looked at when there are new ones), none older than ``ttl_ms``."""
-        self.ttl_ms = ttl_ms
-        if self.added:
-            del self.entries[: max(0, len(self.entries) - count_max)]
-            self.added = False
-        del self.entries[: bisect_left(self.entries, now_ms - ttl_ms, key=_AT_MS)]
-
-    def add(self, entry: HistoryEntry) -> None:
-        """Add the newest entry."""
-        self.entries.append(entry)
-        self.added = True
-
-    def live(self, now_ms: int) -> Sequence[HistoryEntry]:
-        """Return the entries that have not expired."""
-        if not self.entries or self.entries[0].at_ms >= now_ms - self.ttl_ms:
-            return self.entries
-        return self.entries[bisect_left(self.entries, now_ms - self.ttl_ms, key=_AT_MS) :]
-
-
-@dataclass(slots=True)
-class _Room:
-    """One room of one epoch: what the Redis adapter keeps under four keys. ``last`` -1: nothing is known yet."""
-
-    epoch: str
-    head: int = 0
-    last: int = -1
-    floor: int = 0
-    n: int = 0
-    applied: int = -1
-    owner: int = 0
-    state: bytes = b""
-    reliable: _Stream = field(default_factory=_Stream)
-    recent: _Stream = field(default_factory=_Stream)
-    keyed: list[tuple[int, int, int]] = field(default_factory=list)  # (at_ms, id, offset), sorted
-    gone_ms: int = 0
-
-    def store(self, batch: HistoryBatch) -> None:
-        """Take a batch in; raises Fenced. The steps are those of ``scripts/history_store.lua``."""
-        if self.owner > batch.owner:
-            raise Fenced(f"{batch.key}: owner {self.owner} has been here, {batch.owner} is older")
-        for entry in batch.entries:
-            if entry.offset > self.head:
-                self._add(entry)
-        if batch.last > self.last:  # reliable entries that never came here: the chain is cut before them
-            self.last = self.floor = batch.last
-        self.head = max(self.head, batch.head, self.last)
-        if batch.applied >= self.applied:  # nobody goes back: all owners decide alike, so the further one is right
-            self.n, self.applied, self.state = batch.n, batch.applied, batch.state
-        self.owner = batch.owner
-        self.reliable.trim(batch.reliable_max, batch.reliable_ttl_ms, batch.now_ms)
-        self.recent.trim(batch.recent_max, batch.recent_ttl_ms, batch.now_ms)
-        self.floor = self.floor_at(batch.now_ms)
-        self._remember(batch)
-
-    def _add(self, entry: HistoryEntry) -> None:
-        if entry.kind == Kind.RELIABLE.value:
-            if entry.prev != self.last:
-                self.floor = entry.prev
-            self.reliable.add(entry)
-            self.last = entry.offset
-        else:
-            self.recent.add(entry)
-        self.head = entry.offset
-
-    def _remember(self, batch: HistoryBatch) -> None:
-        if not batch.keyed:
-            return
-        for keyed in batch.keyed:
-            item = (keyed.at_ms, keyed.id, keyed.offset)
-            if item not in self.keyed[bisect_left(self.keyed, item) :][:1]:
-                insort(self.keyed, item)
-        expired = bisect_left(self.keyed, (batch.now_ms - IDEMPOTENCY_S * 1_000, -1, -1))
-        del self.keyed[: max(expired, len(self.keyed) - KEYED_IDS_MAX)]
-
-    def floor_at(self, now_ms: int) -> int:
-        """Return from where on the chain is whole in what has not expired."""
-        live = self.reliable.live(now_ms)
-        return max(self.floor, live[0].prev if live else self.last)
-
-    def meta(self, now_ms: int, *, state: bool, keyed: bool) -> RoomMeta:
-        """Return the meta, with or without the two large parts."""
-        return RoomMeta(
-            epoch=self.epoch,
-            head=self.head,
-            last=self.last,
-            floor=self.floor_at(now_ms),
-            n=self.n,
-            applied=self.applied,
-            owner=self.owner,
-            state=self.state if state else b"",
-            keyed=tuple(KeyedId(id, offset, at_ms) for at_ms, id, offset in self.keyed) if keyed else (),
-        )
-
-    def read(self, now_ms: int, after: int, *, reverse: bool) -> list[HistoryEntry]:
-        """Return live entries beyond ``after``, in the order asked for."""
-        merged = sorted([*self.reliable.live(now_ms), *self.recent.live(now_ms)], key=_OFFSET)
-        if not reverse:
-            return merged[bisect_right(merged, after, key=_OFFSET) :]
-        before = merged[: bisect_left(merged, after, key=_OFFSET)] if after else merged
-        return before[::-1]
 
 
 @dataclass(slots=True)
@@ -169,7 +59,8 @@ class MemoryState:
     available: bool = True
     rooms_max: int = 100_000
     keys_max: int = 1_000_000
-    rooms: OrderedDict[tuple[str, str], _Room] = field(default_factory=OrderedDict)
+    rooms: OrderedDict[tuple[str, str], Room] = field(default_factory=OrderedDict)
+    books: Books = field(default_factory=Books)
     epochs: dict[int, Claim] = field(default_factory=dict)
     keys: OrderedDict[tuple[str, str], tuple[Earlier, int]] = field(default_factory=OrderedDict)
     leases: dict[str, dict[int, Lease]] = field(default_factory=dict)
@@ -187,6 +78,7 @@ class MemoryState:
         """Forget everything, as FLUSHALL does (for tests and simulations)."""
         for part in (self.rooms, self.epochs, self.keys, self.leases, self.shard_counts, self.shards, self.marks):
             part.clear()
+        self.books.clear()
         self.pools_born_ms.clear()
 
 
@@ -218,8 +110,10 @@ class MemoryHistory:
 
     def _store(self, batch: HistoryBatch) -> None:
         self._state.check()
+        if batch.openings or batch.outcomes:
+            self._state.books.note(batch)
         rooms, now_ms = self._state.rooms, self._clock.wall_ms()
-        room = self._room(batch.key, batch.epoch, now_ms) or _Room(batch.epoch)
+        room = self._room(batch.key, batch.epoch, now_ms) or Room(batch.epoch)
         room.store(batch)
         room.gone_ms = now_ms + max(batch.reliable_ttl_ms, batch.recent_ttl_ms) + HISTORY_META_S * 1_000
         rooms[batch.key, batch.epoch] = room
@@ -227,7 +121,7 @@ class MemoryHistory:
         while len(rooms) > self._state.rooms_max or next(iter(rooms.values())).gone_ms < now_ms:
             rooms.popitem(last=False)
 
-    def _room(self, key: str, epoch: str, now_ms: int) -> _Room | None:
+    def _room(self, key: str, epoch: str, now_ms: int) -> Room | None:
         room = self._state.rooms.get((key, epoch))
         return room if room is not None and room.gone_ms >= now_ms else None
 
@@ -246,18 +140,6 @@ class MemoryHistory:
         entries = within([entry.encoded for entry in found[:limit]], bytes_max)
         meta = room.meta(now_ms, state=False, keyed=False)
         return HistoryPage(meta, entries, truncated=len(entries) < len(found))
-
-
-def within(entries: Iterable[bytes], bytes_max: int) -> list[bytes]:
-    """Return the first entries that fit into ``bytes_max`` together, and the first one in any case."""
-    fitting: list[bytes] = []
-    size = 0
-    for entry in entries:
-        size += len(entry)
-        if fitting and size > bytes_max:
-            break
-        fitting.append(entry)
-    return fitting
 
 
 class MemoryEpochs:
@@ -380,6 +262,39 @@ class MemoryLeases:
         return {n: lease for n, lease in self._state.leases.get(pool, {}).items() if lease.expires_ms > now_ms}
 
 
+class MemoryLedgers:
+    """``ports.Ledgers`` in memory."""
+
+    def __init__(self, state: MemoryState, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+
+    async def read(self, rooms: Sequence[tuple[str, str]]) -> Sequence[StoredLedger | None]:
+        """Return what is stored of the ledgers of (key, epoch) pairs."""
+        self._state.check()
+        now_ms = self._clock.wall_ms()
+        found = [self._state.rooms.get(place) for place in rooms]
+        return [
+            StoredLedger(room.state, [*room.openings.values()]) if room and room.gone_ms >= now_ms else None
+            for room in found
+        ]
+
+    async def rooms(self, app: str, epoch: str, since_ms: int = 0) -> Sequence[str]:
+        """Return the keys of an app's rooms in which a span has begun since."""
+        self._state.check()
+        return self._state.books.rooms(app, epoch, since_ms)
+
+    async def expect(self, app: str, outcomes: Sequence[NotedOutcome]) -> None:
+        """Note what is known of messages that have just been appended."""
+        self._state.check()
+        self._state.books.expect(app, outcomes)
+
+    async def outcome(self, app: str, id: int) -> bytes | None:
+        """Return the outcome of a message."""
+        self._state.check()
+        return self._state.books.outcome(app, id, self._clock.wall_ms())
+
+
 class MemoryMembers:
     """``ports.Members`` in memory."""
 
@@ -462,5 +377,6 @@ def memory_store(clock: Clock, state: MemoryState | None = None) -> Store:
         keys=MemoryKeys(held, clock),
         leases=MemoryLeases(held, clock),
         members=MemoryMembers(held),
+        ledgers=MemoryLedgers(held, clock),
         backend=MemoryBackend(held),
     )

@@ -1,9 +1,9 @@
 """The store on Redis ≥ 7: history, epochs, keys, leases, members. The rules stand in ``scripts/*.lua``.
 
 Keys, after the prefix: ``{app/room}:epoch:{meta,rel,rec,keyed}`` (braces: one hash tag per room, one cluster slot),
-``epoch:<partition>``, ``key:{app/room}:<key>``, ``lease:{<pool>}[:born]``, ``shards:<room>``,
-``members:{<room>#<shard>}:{all,order,applied}``, ``mark:<partition>``. Numbers are below 2^53, because Lua knows
-doubles only; message ids, which are larger, go as bytes.
+``rooms:{app/epoch}``, ``outcomes:{app/<shard>}:{all,order}``, ``epoch:<partition>``, ``key:{app/room}:<key>``,
+``lease:{<pool>}[:born]``, ``shards:<room>``, ``members:{<room>#<shard>}:{all,order,applied}``, ``mark:<partition>``.
+Numbers are below 2^53, because Lua knows doubles only; message ids, which are larger, go as bytes or text.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from fanout.adapters.redis_client import (
     LEASE_TABLE,
     MEMBERS_APPLY,
     MEMBERS_PAGE,
+    AnyClient,
     Call,
-    RedisClient,
-    RedisClusterClient,
     Script,
     connect,
 )
+from fanout.adapters.redis_ledgers import RedisLedgers, opening_field, pack_opening, room_base
 from fanout.core.errors import Fenced, Unavailable
 from fanout.core.limits import HISTORY_META_S, IDEMPOTENCY_S, KEYED_IDS_MAX
 from fanout.ports import (
@@ -55,8 +55,6 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _FORGOTTEN: Final = -2  # an answer of epoch_saw.lua
 _decode_lease: Final = msgspec.msgpack.Decoder(tuple[int, int, str, str, int]).decode
 
-AnyClient = RedisClient | RedisClusterClient
-
 
 async def _one(client: AnyClient, script: Script, key: str, *arguments: object, blobs: Sequence[bytes] = ()) -> Any:
     """Run a script once; raises Unavailable, also where the script failed."""
@@ -66,10 +64,11 @@ async def _one(client: AnyClient, script: Script, key: str, *arguments: object, 
 class RedisHistory:
     """``ports.History``: per room two streams, a meta hash and a sorted set of keyed ids, on one hash tag."""
 
-    def __init__(self, client: AnyClient, prefix: str, clock: Clock) -> None:
+    def __init__(self, client: AnyClient, prefix: str, clock: Clock, ledgers: RedisLedgers) -> None:
         self._client = client
         self._prefix = prefix
         self._clock = clock
+        self._ledgers = ledgers
 
     async def load(self, rooms: Sequence[tuple[str, str]]) -> Sequence[RoomMeta | None]:
         """Return the meta of (key, epoch) pairs, in one pipeline; raises Unavailable."""
@@ -79,6 +78,10 @@ class RedisHistory:
 
     async def store(self, batches: Sequence[HistoryBatch]) -> Sequence[BaseException | None]:
         """Store batches, pipelined; per batch None or what went wrong."""
+        try:
+            await self._ledgers.note(batches)
+        except Unavailable as error:
+            return [error] * len(batches)
         answers = await self._client.run(HISTORY_STORE, [_batch(self._key(b.key, b.epoch), b) for b in batches])
         # 0 is by far the most frequent answer: no call for it
         return [
@@ -99,7 +102,7 @@ class RedisHistory:
         return HistoryPage(_meta(epoch, found), found[8], truncated=bool(found[9]))
 
     def _key(self, key: str, epoch: str) -> bytes:
-        return f"{self._prefix}:{{{key}}}:{epoch}".encode()
+        return room_base(self._prefix, key, epoch)
 
 
 def _batch(key: bytes, batch: HistoryBatch) -> Call:
@@ -121,11 +124,14 @@ def _batch(key: bytes, batch: HistoryBatch) -> Call:
         _META_MS,
         _KEYED_MS,
         KEYED_IDS_MAX,
+        [opening_field(one.at_ms) for one in batch.openings],
     )
     call = [key, _encode(numbers), batch.state]
     call += [entry.encoded for entry in entries]
     if keyed:
         call += [_PAIR.pack(one.id, one.offset) for one in keyed]
+    if batch.openings:
+        call += [pack_opening(one) for one in batch.openings]
     return tuple(call)
 
 
@@ -311,11 +317,13 @@ def redis_store(url: str, *, prefix: str, clock: Clock) -> Store:
     ``clock`` decides which history entries have expired; leases and keys go by Redis's clock.
     """
     client = connect(url)
+    ledgers = RedisLedgers(client, prefix, clock)
     return Store(
-        history=RedisHistory(client, prefix, clock),
+        history=RedisHistory(client, prefix, clock, ledgers),
         epochs=RedisEpochs(client, prefix),
         keys=RedisKeys(client, prefix),
         leases=RedisLeases(client, prefix),
         members=RedisMembers(client, prefix),
+        ledgers=ledgers,
         backend=client,
     )

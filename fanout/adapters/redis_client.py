@@ -48,6 +48,7 @@ LEASE_SET: Final = Script("lease_set")
 LEASE_TABLE: Final = Script("lease_table")
 MEMBERS_APPLY: Final = Script("members_apply")
 MEMBERS_PAGE: Final = Script("members_page")
+OUTCOMES_NOTE: Final = Script("outcomes_note")
 SCRIPTS: Final = (
     HISTORY_STORE,
     HISTORY_READ,
@@ -59,6 +60,7 @@ SCRIPTS: Final = (
     LEASE_TABLE,
     MEMBERS_APPLY,
     MEMBERS_PAGE,
+    OUTCOMES_NOTE,
 )
 
 Call = tuple[bytes, ...]  # (key, arguments …)
@@ -215,6 +217,9 @@ class RedisClusterClient:
         await self._cluster.aclose()
 
 
+AnyClient = RedisClient | RedisClusterClient
+
+
 def _as_is(response: Any, **_options: Any) -> Any:
     return response
 
@@ -226,7 +231,7 @@ def _as_unavailable(answer: Any) -> Any:
     return Unavailable(f"redis: {answer}")
 
 
-def connect(url: str) -> RedisClient | RedisClusterClient:
+def connect(url: str) -> AnyClient:
     """Return the client for a URL. Nothing is connected yet."""
     return RedisClusterClient(url) if "+cluster" in url.split("://", 1)[0] else RedisClient(url)
 

@@ -55,9 +55,10 @@ class ApiClient:
         """Return the answer as it is (``/metrics``)."""
         return self._raw("GET", path, None)[1].decode()
 
-    def ledger(self, room: str) -> Any:
-        """Return the ledger of a room."""
-        return self.get(f"/v1/rooms/{quote(room, safe='')}/ledger")
+    def ledger(self, room: str, since: str = "") -> Any:
+        """Return the ledger of a room, since its first message or (``since``) of the last while."""
+        asked = f"?since={quote(since, safe='')}" if since else ""
+        return self.get(f"/v1/rooms/{quote(room, safe='')}/ledger{asked}")
 
     def _call(self, method: str, path: str, body: bytes | None) -> Any:
         status, raw = self._raw(method, path, body)

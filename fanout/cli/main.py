@@ -121,6 +121,20 @@ def watch(
 
 
 @app.command()
+def ledger(
+    room: str,
+    since: Annotated[str, typer.Option(help="1m to 60m, or 1h; left out: since the room's first message")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The engine's answer as it is")] = False,
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = "",
+) -> None:
+    """Draw what became of a room's messages and deliveries; exit 1 unless it adds up."""
+    from fanout.cli.ledger import show_ledger
+
+    raise typer.Exit(show_ledger(url, key, room, since, as_json))
+
+
+@app.command()
 def token(
     user: str,
     app_id: Annotated[str, typer.Option("--app")] = "default",

@@ -42,6 +42,7 @@ DRAINING: Final = Problem("draining", 100, 503, True, "this process is going awa
 UNAUTHORIZED: Final = Problem("unauthorized", 101, 401, False, "no key or token, or one that is not valid", close=3500)
 UNKNOWN_ROOM: Final = Problem("unknown_room", 102, 404, False, "no such room")
 UNKNOWN_NAMESPACE: Final = Problem("unknown_namespace", 102, 404, False, "no such namespace (the part before ':')")
+UNKNOWN_MESSAGE: Final = Problem("unknown_message", 404, 404, False, "nothing is known of that message any more")
 PERMISSION_DENIED: Final = Problem("permission_denied", 103, 403, False, "the namespace or the token does not allow it")
 NOT_A_MEMBER: Final = Problem("not_a_member", 103, 403, False, "the room is for its members and the user is none")
 METHOD_NOT_FOUND: Final = Problem("method_not_found", 104, 404, False, "no such method or path")
@@ -65,6 +66,7 @@ PROBLEMS: Final[tuple[Problem, ...]] = (
     UNAUTHORIZED,
     UNKNOWN_ROOM,
     UNKNOWN_NAMESPACE,
+    UNKNOWN_MESSAGE,
     PERMISSION_DENIED,
     NOT_A_MEMBER,
     METHOD_NOT_FOUND,

@@ -173,17 +173,29 @@ def edge_total(ledger: Ledger, stays: Mapping[int, Stay], leased: Mapping[int, i
     return total
 
 
-def report(state: bytes, leased: Mapping[int, int] | None = None) -> dict[str, Any]:
-    """Return the ledger in a room's stored state, JSON-able, counts as {class: n}; raises RecordError.
+def total(state: bytes, leased: Mapping[int, int] | None = None) -> Ledger:
+    """Return the counts in a room's stored state, its live and lost stays summed up in ``edge``; raises RecordError.
 
-    ``leased`` as in ``edge_total``.
-
-    ``{accepted, kept, merged, dropped: {stage: {reason: {class: n}}}, edge: {offered, written, dropped: {reason:
-    {class: n}}, pending, unreported, unconfirmed}}``; empty ``state`` = a room of which nothing was counted yet.
+    ``leased`` as in ``edge_total``; empty ``state`` = a room of which nothing was counted yet.
     """
     counted = decode_body(state, _Counted) if state else _Counted(Ledger(), {})
     ledger = counted.ledger
-    edge = edge_total(ledger, counted.stays, leased)
+    ledger.edge = edge_total(ledger, counted.stays, leased)
+    return ledger
+
+
+def report(state: bytes, leased: Mapping[int, int] | None = None) -> dict[str, Any]:
+    """Return the ledger in a room's stored state as ``shown``; arguments and errors as in ``total``."""
+    return shown(total(state, leased))
+
+
+def shown(ledger: Ledger) -> dict[str, Any]:
+    """Return a total JSON-able, counts as {class: n}.
+
+    ``{accepted, kept, merged, dropped: {stage: {reason: {class: n}}}, edge: {offered, written, dropped: {reason:
+    {class: n}}, pending, unreported, unconfirmed}}``.
+    """
+    edge = ledger.edge
     return {
         "accepted": _by_class(ledger.accepted),
         "kept": _by_class(ledger.kept),

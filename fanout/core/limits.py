@@ -64,6 +64,18 @@ SHARED_TARGETS_MAX: Final = 4_096  # sets of gateways that rooms share one objec
 SHARD_COUNTS_MAX: Final = 100_000  # rooms whose number of member shards is remembered; it never changes
 MEMBER_APPLIES_AT_ONCE: Final = 32
 
+# Ledgers and outcomes
+LEDGER_SPAN_MS: Final = 300_000  # a ledger of the last while begins at a whole span: so often a room's counts are noted
+LEDGER_SPANS: Final = 13  # an hour, and the span that is open
+LEDGER_ROOMS_PER_CALL: Final = 10_000  # of an app's ledger; the rest is the next page: about 0.3 s of a core each
+LEDGER_ROOMS_AT_ONCE: Final = 500  # read and summed without a pause, about 15 ms
+ROOMS_LISTED_MAX: Final = 100_000  # of an app in one partition; those silent longest go first
+ROOMS_LISTED_S: Final = 15 * 86_400  # longer than any room's meta lives
+OUTCOMES_MAX: Final = 100_000  # of an app; the oldest go first
+OUTCOME_S: Final = 600  # who asks later than this has other means: the history, the ledger
+OUTCOME_SHARDS: Final = 16  # parts of an app's outcomes, each in a place of its own in the store
+OUTCOME_SAMPLE: Final = 1_024  # one in so many of the messages that nobody tracks, by their place on the log
+
 # Leases and routes
 CHUNK_SLOTS: Final = 256
 ID_NODES: Final = 1_024

@@ -3,9 +3,9 @@
 Stored at ``applied`` (the log offset of the last record it contains + 1) together with the history, in one step: a new
 owner loads it, skips the records below ``applied`` and decides as the old one would have.
 
-Stored form: a msgpack array with fixed places ``[ledger, stays, thinning, values, folds]``; later versions append
-places, older readers ignore them. Bounded: ≤ 256 stays (one per slot), reasons are closed sets, a window names at most
-``shared_slots`` senders. Keyed ids stand beside it in the store, because they grow by themselves.
+Stored form: a msgpack array with fixed places ``[ledger, stays, thinning, values, folds, spans]``; later versions
+append places, older readers ignore them. Bounded: ≤ 256 stays (one per slot), reasons are closed sets, a window names
+at most ``shared_slots`` senders. Keyed ids stand beside it in the store, because they grow by themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, Final
 import msgspec
 
 from fanout.core.ledger import NOTHING, Ledger, Stay, add, drop, ended, sent_since, take_report, tally_of
-from fanout.core.limits import IDEMPOTENCY_S, KEYED_IDS_MAX, SHARED_TARGETS_MAX, STAY_REMEMBERED_MS
+from fanout.core.ledger_spans import Opening, Spans, opening, span_of
+from fanout.core.limits import IDEMPOTENCY_S, KEYED_IDS_MAX, LEDGER_SPAN_MS, SHARED_TARGETS_MAX, STAY_REMEMBERED_MS
 from fanout.core.policy import DropReason, Thinning
 from fanout.core.profiles import Profile
 from fanout.core.records import Attached, RoomReport, decode_body
@@ -52,6 +53,7 @@ class StoredState(msgspec.Struct, array_like=True, gc=False):
     thinning: Thinning = msgspec.field(default_factory=Thinning)
     values: Values = msgspec.field(default_factory=Values)
     folds: list[Any] = []
+    spans: Spans = msgspec.field(default_factory=Spans)
 
 
 class _Packed(msgspec.Struct, array_like=True, gc=False):
@@ -62,6 +64,7 @@ class _Packed(msgspec.Struct, array_like=True, gc=False):
     thinning: Thinning
     values: Values
     folds: list[Any]
+    spans: Spans
 
 
 class Keyed:
@@ -120,6 +123,7 @@ class RoomState:
         "policy",
         "profile",
         "shared_slots",
+        "spans",
         "stays",
         "targets",
         "thinning",
@@ -138,6 +142,7 @@ class RoomState:
         self.thinning = Thinning()
         self.put_in_force(Values())
         self.folds: list[Any] = []
+        self.spans = Spans()
         self.keyed: Keyed | None = None
         self.targets: tuple[Target, ...] = ()
         self.is_changed = False  # something to store, besides what a draft says
@@ -156,6 +161,7 @@ class RoomState:
         self.ledger, self.stays, self.thinning = stored.ledger, stored.stays, stored.thinning
         self.put_in_force(stored.values)
         self.folds = stored.folds
+        self.spans = stored.spans
         for stay in self.stays.values():  # as small in memory as they were before
             if stay.edge == NOTHING:
                 stay.edge = NOTHING
@@ -173,7 +179,7 @@ class RoomState:
         stays = self._stays_packed
         if stays is None:
             stays = self._stays_packed = msgspec.Raw(_ENCODER.encode(self.stays))
-        return _ENCODER.encode(_Packed(self.ledger, stays, self.thinning, self.values, self.folds))
+        return _ENCODER.encode(_Packed(self.ledger, stays, self.thinning, self.values, self.folds, self.spans))
 
     def put_in_force(self, values: Values) -> None:
         """Decide by these values from here on; ``shared_slots`` are those in force."""
@@ -183,6 +189,19 @@ class RoomState:
     def drop(self, reason: DropReason, class_: int, messages: int = 1) -> None:
         """Count messages that are not kept."""
         drop(self.ledger, reason, class_, messages)
+
+    def opening(self, at_ms: int) -> Opening:
+        """Return the counts so far as the opening of the span that a record of ``at_ms`` begins."""
+        return opening(at_ms, self.ledger, self.stays)
+
+    def open_span(self, at_ms: int) -> None:
+        """A record of ``at_ms``, which is at or behind the end of the last span, begins its own."""
+        self.spans.began_ms = self.spans.began_ms or at_ms
+        self.spans.end_ms = span_of(at_ms) + LEDGER_SPAN_MS
+
+    def listeners(self) -> int:
+        """Return the subscriptions that the gateways of the room have last reported."""
+        return sum(stay.subscriptions for stay in self.stays.values() if stay.gone is None)
 
     def attached(self, instance: int) -> Attached:
         """Return the answer to an Attach, or to an Announce whose head differs: where the room stands now."""

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from fanout.core import records
 from fanout.core.limits import APPEND_BYTES_MAX, APPEND_RECORDS_MAX
 from fanout.core.messages import Priority
+from fanout.core.outcome import Fate, Outcome
 from fanout.core.records import MESSAGE, Message
+from fanout.ports import NotedOutcome
 from fanout.sender.appender import KeyedValue
 from fanout.sender.idempotency import Claimed
 
@@ -40,6 +42,12 @@ class Admitted(NamedTuple):
     def key(self) -> str:
         """The idempotency key in the store: a client's is its user's own, so that nobody can take another's."""
         return f"{self.client_user}\n{self.message.key}" if self.client_user else self.message.key
+
+    def pending(self) -> NotedOutcome:
+        """Return the outcome until a room worker has decided."""
+        at_ms = self.message.sent_ms
+        outcome = Outcome(self.room, at_ms, Fate.PENDING.value, self.priority.value)
+        return NotedOutcome(self.id, at_ms, records.encode_body(outcome))
 
     def record(self) -> KeyedValue:
         """Return key and value of the record."""

@@ -51,6 +51,7 @@ from fanout.ports import Clock, Log, Store
 from fanout.runtime.apps import Apps
 from fanout.runtime.metrics import MESSAGES_REFUSED
 from fanout.sender.http import EXCEPTION_HANDLERS, ApiKeys, ApiRequest, answered, count_request, documented, errors
+from fanout.sender.ledgers import ledger_handlers
 from fanout.sender.members import MemberLists, MembersBody, MembersChanged, MembersPage
 from fanout.sender.rooms import room_handlers
 from fanout.sender.sender import Sender
@@ -86,6 +87,7 @@ def build_api(
         route_handlers=[
             *publish_handlers(sender, keys),
             *room_handlers(keys=keys, store=store, log=log, profiles=profiles),
+            *ledger_handlers(keys=keys, store=store, log=log, profiles=profiles, clock=clock),
             *member_handlers(lists, keys),
             *extra_handlers,
         ],

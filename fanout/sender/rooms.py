@@ -1,4 +1,4 @@
-"""Reading a room: what its history holds, and what became of its messages."""
+"""Reading a room: what its history holds."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from litestar import get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from fanout.core import ledger as ledgers
 from fanout.core.errors import UNKNOWN_NAMESPACE, UNKNOWN_ROOM, Refused
 from fanout.core.limits import HISTORY_PAGE_MAX, REPLAY_BYTES_MAX
 from fanout.core.messages import PRIORITIES, Kind, check_room, room_key
 from fanout.core.profiles import Profiles
 from fanout.core.records import BINARY, MESSAGES, Entry, decode_body
-from fanout.ports import SLOTS, HistoryPage, Log, Store
+from fanout.ports import HistoryPage, Log, Store
 from fanout.sender.http import ApiKeys, ApiRequest, errors
 from sharding.placement import partition_of
 
@@ -46,7 +45,7 @@ class HistoryAnswer(msgspec.Struct):
 
 
 def room_handlers(*, keys: ApiKeys, store: Store, log: Log, profiles: Profiles) -> list[HTTPRouteHandler]:
-    """Return the handlers of ``/v1/rooms/{room}/history`` and ``/ledger``."""
+    """Return the handler of ``/v1/rooms/{room}/history``."""
 
     async def read(app: str, room: str, *, after: int, limit: int, reverse: bool) -> tuple[str, HistoryPage]:
         profiles.of(check_room(room))
@@ -79,16 +78,7 @@ def room_handlers(*, keys: ApiKeys, store: Store, log: Log, profiles: Profiles) 
         following = items[-1].offset if page.truncated and items else None
         return HistoryAnswer(items, following, epoch, page.meta.head, page.meta.floor)
 
-    @get("/v1/rooms/{room:str}/ledger", responses=errors(UNKNOWN_NAMESPACE, UNKNOWN_ROOM), tags=["rooms"])
-    async def ledger(request: ApiRequest, room: FromPath[str]) -> dict[str, Any]:
-        """Return exact counts of what became of the room's messages: accepted = kept + merged + dropped."""
-        app = keys.app_of(request.scope)
-        epoch, page = await read(app, room, after=0, limit=0, reverse=False)
-        assert page.meta is not None, "read has refused unknown rooms"
-        leased = {slot: lease.generation for slot, lease in (await store.leases.table(SLOTS)).items()}
-        return {"room": room, "epoch": epoch, **ledgers.report(page.meta.state, leased)}
-
-    return [history, ledger]
+    return [history]
 
 
 def _item(entry: Entry) -> HistoryItem:

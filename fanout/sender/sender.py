@@ -7,6 +7,7 @@ may have the message, and a repeat under the same ``id`` is safe.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -19,10 +20,10 @@ from fanout.core.limits import (
     KEYS_ASKED_MAX,
     RETRY_AFTER_S,
 )
-from fanout.core.messages import PRIORITIES, room_key
+from fanout.core.messages import PRIORITIES, room_key, split_key
 from fanout.core.profiles import Policy, Profiles
 from fanout.core.publish import Publish, Published, to_message
-from fanout.core.records import KEYED, MESSAGES
+from fanout.core.records import KEYED, MESSAGES, TRACKED
 from fanout.ports import Clock, Log, LogWriter, Store
 from fanout.runtime.metrics import MESSAGES_ACCEPTED, MESSAGES_REFUSED
 from fanout.runtime.node_lease import IdNode
@@ -65,6 +66,7 @@ class Sender:
         self._policy_of = policy_of or profiles.policy_of
         self._admission = Admission(rates)
         self._keyed = KeyedPublishes(store.keys)
+        self._ledgers = store.ledgers
         self._epochs = EpochCache(store.epochs, clock)
         self._ids = IdNode(leases=store.leases, clock=clock, holder=holder, is_new=self._has_log_no_messages)
         self._writer: LogWriter | None = None
@@ -206,11 +208,18 @@ class Sender:
             raise _unanswered(error) from error
         _ACCEPTED[ready.priority].inc()
         await self._settle(ready, offset)
+        if ready.flags & TRACKED:
+            await self._expect([ready])
         return await self._answer(ready, offset)
 
     async def _settle(self, ready: Admitted, offset: int) -> None:
         if ready.claimed is not None and ready.claimed.idempotent:
             await self._keyed.settle(ready.place.key, ready.key, ready.id, offset)
+
+    async def _expect(self, tracked: Sequence[Admitted]) -> None:
+        """Note that messages are on the log and not decided yet; without the store nothing is known of them so far."""
+        with contextlib.suppress(Unavailable):
+            await self._ledgers.expect(split_key(tracked[0].place.key)[0], [ready.pending() for ready in tracked])
 
     async def _answer(self, ready: Admitted, offset: int) -> Published:
         epoch = self._epochs.cached(ready.place.partition)
@@ -256,12 +265,14 @@ class Sender:
             for index in part.indexes:
                 outcomes[index] = refused
             return
-        settles = []
+        settles, tracked = [], []
         for place, index in enumerate(part.indexes):
             ready = outcomes[index]
             assert isinstance(ready, Admitted), "a part has admitted messages only"
             _ACCEPTED[ready.priority].inc()
             idempotent = None
+            if ready.flags & TRACKED:
+                tracked.append(ready)
             if ready.claimed is not None:
                 settles.append((ready, offset + place))
                 idempotent = None if ready.claimed.idempotent else False
@@ -270,6 +281,8 @@ class Sender:
             )
         for start in range(0, len(settles), KEYS_ASKED_MAX):
             await asyncio.gather(*(self._settle(*settle) for settle in settles[start : start + KEYS_ASKED_MAX]))
+        if tracked:
+            await self._expect(tracked)
 
 
 def _unanswered(error: Unavailable) -> Refused:

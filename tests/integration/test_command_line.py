@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -176,3 +177,19 @@ def test_a_small_demo_adds_up_and_a_broken_trace_is_refused(tmp_path: Path) -> N
     broken = tmp_path / "trace.csv"
     broken.write_text("a,b\n")
     assert fanout("demo", "--trace", str(broken)).returncode == 2
+
+
+def test_a_rooms_ledger_is_drawn_and_its_mistakes_are_told(insecure: EngineProcess) -> None:
+    fanout("publish", "open:counted", "hello", "--url", insecure.url)
+    deadline = time.monotonic() + 20
+    drawn = fanout("ledger", "open:counted", "--since", "1h", "--url", insecure.url)
+    while drawn.returncode and time.monotonic() < deadline:  # the worker may not have come to it yet
+        drawn = fanout("ledger", "open:counted", "--since", "1h", "--url", insecure.url)
+    assert drawn.returncode == 0, drawn.stderr
+    assert "├─ kept" in drawn.stdout
+    assert "adds up" in drawn.stdout
+    assert " 1   normal 1" in drawn.stdout
+    unknown = fanout("ledger", "open:never", "--json", "--url", insecure.url)
+    assert unknown.returncode == 1
+    assert "unknown_room" in unknown.stderr
+    assert len(unknown.stderr.strip().splitlines()) == 1

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanout.core import ledger
+from fanout.core.ledger_spans import Opening, view
+from fanout.core.limits import LEDGER_SPAN_MS, LEDGER_SPANS
 from fanout.core.messages import Priority
+from fanout.core.outcome import Outcome
 from fanout.core.profiles import LIVE, Policy
-from fanout.core.records import KEYED, Entry
+from fanout.core.records import KEYED, TRACKED, Entry, decode_body
 from tests.support.rooms import DecidedRoom, Rec, attach, detach, message, report
 
 PROFILE = msgspec.structs.replace(LIVE, policy=Policy(reserved_slots=2, shared_slots_max=4))
@@ -21,6 +24,7 @@ senders = st.sampled_from(["", "ann", "bob"])
 values = st.one_of(
     st.builds(message, priorities, st.integers(1, 1 << 40), sender=senders),
     st.builds(message, priorities, st.integers(1, 4), sender=senders, flags=st.just(KEYED)),
+    st.builds(message, priorities, st.integers(5, 1 << 40), sender=senders, flags=st.just(TRACKED)),
     st.builds(attach, st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)),
     st.builds(detach, st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)),
     st.builds(
@@ -32,7 +36,9 @@ values = st.one_of(
     ),
     st.just(b'{"room":"live:stage","data":{"a":1},"sender":"bot"}'),
 )
-steps = st.lists(st.tuples(values, st.sampled_from([0, 0, 10, 199, 200, 5_000])), min_size=1, max_size=60)
+steps = st.lists(
+    st.tuples(values, st.sampled_from([0, 0, 10, 199, 200, 5_000, 120_000, 400_000])), min_size=1, max_size=60
+)
 
 
 @dataclass
@@ -73,6 +79,21 @@ def history(*owners: DecidedRoom) -> dict[int, Entry]:
     return found
 
 
+def openings(*owners: DecidedRoom) -> dict[int, Opening]:
+    """Return the openings that owners stored one after the other, as the store keeps them: a ring."""
+    found: dict[int, Opening] = {}
+    for owner in owners:
+        for batch in owner.stored:
+            found |= {one.at_ms // LEDGER_SPAN_MS % LEDGER_SPANS: one for one in batch.openings}
+    return found
+
+
+def outcomes(*owners: DecidedRoom) -> dict[int, Outcome]:
+    """Return the outcomes that owners stored one after the other: the last one counts."""
+    noted = [one for owner in owners for batch in owner.stored for one in batch.outcomes]
+    return {one.id: decode_body(one.encoded, Outcome) for one in noted}
+
+
 @settings(max_examples=150)
 @given(log=logs, crash=st.integers(0, 60), committed=st.integers(0, 60), again=st.integers(0, 60))
 def test_a_crash_at_any_point_changes_nothing(log: Log, crash: int, committed: int, again: int) -> None:
@@ -94,6 +115,8 @@ def test_a_crash_at_any_point_changes_nothing(log: Log, crash: int, committed: i
         for turn in log.turns(0):
             third.turn(turn)
         assert third.room.encode() == straight.room.encode()
+        assert openings(third) == openings(straight)
+        assert outcomes(third) == outcomes(straight)
 
     assert second.room.encode() == straight.room.encode()
     assert (second.room.head, second.room.last, second.room.n) == (
@@ -104,7 +127,33 @@ def test_a_crash_at_any_point_changes_nothing(log: Log, crash: int, committed: i
     first_part = DecidedRoom(PROFILE)
     first_part.stored = first.stored[:stored]
     assert history(first_part, second) == history(straight)
+    assert openings(second) == openings(straight)
+    assert outcomes(second) == outcomes(straight)
     assert ledger.differences(ledger.report(second.room.encode())) == []
+
+
+@given(log=logs, since_ms=st.integers(0, 3_600_000))
+def test_the_ledger_of_a_while_is_what_was_counted_in_it(log: Log, since_ms: int) -> None:
+    """Whatever came since: the difference of the counts is that of a room which has seen nothing before."""
+    decided = DecidedRoom(PROFILE)
+    for turn in log.turns():
+        decided.turn(turn)
+    newest_ms = log.records[-1].timestamp
+    state = decided.room.encode()
+    found = view(state, list(openings(decided).values()), newest_ms - since_ms)
+    assert found.from_ms % LEDGER_SPAN_MS == 0
+    assert newest_ms - since_ms - LEDGER_SPAN_MS < found.from_ms <= newest_ms - since_ms
+    assert ledger.differences(ledger.shown(found.ledger)) == []
+
+    before = DecidedRoom(PROFILE)
+    before.turn([record for record in log.records if record.timestamp < found.from_ms])
+    base = ledger.report(before.room.encode())
+    for fate in ("accepted", "kept"):
+        since_begin = ledger.shown(found.ledger)[fate]
+        whole = ledger.report(state)[fate]
+        assert since_begin == {word: whole[word] - base[fate][word] for word in whole}
+    everything = view(state, [], None)
+    assert ledger.shown(everything.ledger) == ledger.report(state)
 
 
 @given(log=logs, slice_records=st.integers(1, 9))

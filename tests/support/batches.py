@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fanout.core.ledger_spans import Opening
 from fanout.core.messages import Kind
-from fanout.ports import HistoryBatch, HistoryEntry, KeyedId
+from fanout.ports import HistoryBatch, HistoryEntry, KeyedId, NotedOutcome
 
 RELIABLE, RECENT = Kind.RELIABLE.value, Kind.RECENT.value
 ROOM, EPOCH = "dev/group:r", "e1"
@@ -32,6 +33,8 @@ def batch(
     recent_max: int = 100,
     recent_ttl_ms: int = 600_000,
     keyed: Sequence[KeyedId] = (),
+    openings: Sequence[Opening] = (),
+    outcomes: Sequence[NotedOutcome] = (),
 ) -> HistoryBatch:
     """Return a batch; what is not given follows from the entries."""
     offsets = [one.offset for one in entries]
@@ -53,6 +56,8 @@ def batch(
         recent_max=recent_max,
         recent_ttl_ms=recent_ttl_ms,
         keyed=keyed,
+        openings=openings,
+        outcomes=outcomes,
     )
 
 

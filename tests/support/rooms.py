@@ -140,6 +140,7 @@ class DecidedRoom:
     def crashed(self, batches: int, *, owner: int = 2) -> DecidedRoom:
         """Return the room as a new owner loads it when only so many history batches have been stored."""
         after = DecidedRoom(self.room.profile, owner=owner)
+        after.stored = self.stored[:batches]
         if batches:
             last = self.stored[batches - 1]
             keyed = [one for batch in self.stored[:batches] for one in batch.keyed]

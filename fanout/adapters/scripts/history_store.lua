@@ -1,8 +1,8 @@
 -- Stores all that one poll changes in one room, in one step. The twin of these rules is adapters/memory_store.py.
 -- KEYS[1]: base of the room's keys (one hash tag). ARGV[1]: msgpack array, see adapters/redis.py `_batch`; ARGV[2]: state;
--- then the encoded entries, then the members of the keyed set. (Redis's cmsgpack knows no binary strings.)
+-- then the encoded entries, the members of the keyed set, the openings of the ledger. (Redis's cmsgpack knows no binary strings.)
 -- Returns 0, or the stored owner generation when that is higher than the batch's (the batch is fenced).
-local owner, head, last, n, applied, now, rel_max, rel_ttl, rec_max, rec_ttl, entries, keyed_ms, meta_ttl, key_ttl, key_max =
+local owner, head, last, n, applied, now, rel_max, rel_ttl, rec_max, rec_ttl, entries, keyed_ms, meta_ttl, key_ttl, key_max, openings =
     unpack(cmsgpack.unpack(ARGV[1]))
 local meta_key, rel_key, rec_key, keyed_key = KEYS[1] .. ':meta', KEYS[1] .. ':rel', KEYS[1] .. ':rec', KEYS[1] .. ':keyed'
 
@@ -59,6 +59,7 @@ trim(rec_key, rec_max, rec_ttl, rec_added)
 redis.call('HSET', meta_key, 'owner', owner, 'head', s_head, 'last', s_last, 'floor', floor, 'rel_ttl', rel_ttl, 'rec_ttl', rec_ttl)
 if applied >= s_applied then
     redis.call('HSET', meta_key, 'n', n, 'applied', applied, 'state', ARGV[2])
+    for i = 1, #openings do redis.call('HSET', meta_key, openings[i], ARGV[2 + #entries + #keyed_ms + i]) end
 end
 redis.call('PEXPIRE', meta_key, math.max(rel_ttl, rec_ttl) + meta_ttl)
 

@@ -106,9 +106,9 @@ def test_unreadable_state_is_an_error(room: RoomState) -> None:
 
 def test_the_stored_form_has_fixed_places(room: RoomState) -> None:
     assert msgspec.msgpack.decode(room.encode(), type=StoredState) == StoredState(
-        room.ledger, {}, room.thinning, room.values, []
+        room.ledger, {}, room.thinning, room.values, [], room.spans
     )
-    assert len(msgspec.msgpack.decode(room.encode())) == 5
+    assert len(msgspec.msgpack.decode(room.encode())) == 6
 
 
 def test_the_largest_state_is_bounded(room: RoomState) -> None:
