@@ -85,10 +85,13 @@ class _Counted(msgspec.Struct, array_like=True, gc=False):
 
 def drop(ledger: Ledger, reason: DropReason, class_: int, messages: int = 1) -> None:
     """Count messages of one class (its header byte) that are not kept."""
-    stage = ledger.dropped.setdefault(reason.stage, {})
-    counts = stage.get(reason.word)
+    counts = ledger.dropped.get(reason.stage, {}).get(reason.word)
     if counts is None:
+        # In order of their names, so that equal counts are equal bytes, whatever was dropped first.
+        stage = ledger.dropped.get(reason.stage, {})
         counts = stage[reason.word] = zeros()
+        ledger.dropped[reason.stage] = dict(sorted(stage.items()))
+        ledger.dropped = dict(sorted(ledger.dropped.items()))
     counts[class_] += messages
 
 

@@ -57,23 +57,23 @@ class Admission:
         is NORMAL where the policy says ``degrade``. Raises Refused ``too_many_requests`` or ``high_quota``; where one
         bucket is empty no other is touched.
         """
-        if profile.thinned and priority is Priority.HIGH:
-            priority = self._within_quota(room, policy, now_s)
+        has_quota = profile.thinned and priority is Priority.HIGH
+        is_beyond = has_quota and self._is_beyond_quota(room, policy, now_s)
         if profile.rate_limited:
             self._take_rates(app, room, user, now_s)
-        if profile.thinned and priority is Priority.HIGH:
+        if is_beyond:
+            MESSAGES_DEGRADED.labels("admission").inc()
+            return Priority.NORMAL
+        if has_quota:
             self._high.take(room, policy, now_s)
         return priority
 
-    def _within_quota(self, room: str, policy: Policy, now_s: float) -> Priority:
+    def _is_beyond_quota(self, room: str, policy: Policy, now_s: float) -> bool:
         wait_s = self._high.wait_s(room, policy, now_s)
-        if not wait_s:
-            return Priority.HIGH
-        if policy.high_excess == "degrade":
-            MESSAGES_DEGRADED.labels("admission").inc()
-            return Priority.NORMAL
-        detail = f"quota of the room: {policy.high_per_s:g} HIGH messages/s, {policy.high_burst} at once"
-        raise Refused(HIGH_QUOTA, detail, retry_after_s=wait_s)
+        if wait_s and policy.high_excess != "degrade":
+            detail = f"quota of the room: {policy.high_per_s:g} HIGH messages/s, {policy.high_burst} at once"
+            raise Refused(HIGH_QUOTA, detail, retry_after_s=wait_s)
+        return wait_s > 0
 
     def _take_rates(self, app: str, room: str, user: str, now_s: float) -> None:
         buckets = [("app", self._apps, app, self._rates.app), ("room", self._rooms, room, self._rates.room)]

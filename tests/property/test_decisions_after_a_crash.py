@@ -17,7 +17,18 @@ from fanout.core.profiles import LIVE, Policy
 from fanout.core.records import KEYED, TRACKED, Entry, decode_body
 from tests.support.rooms import DecidedRoom, Rec, attach, detach, message, report
 
-PROFILE = msgspec.structs.replace(LIVE, policy=Policy(reserved_slots=2, shared_slots_max=4))
+PROFILE = msgspec.structs.replace(
+    LIVE,
+    policy=Policy(
+        reserved_slots=2,
+        shared_slots_max=4,
+        allowlist_slots=1,
+        allowlist_users=frozenset({"bob"}),
+        raised_types=frozenset({"gift"}),
+        high_per_s=4,
+        high_burst=2,
+    ),
+)
 
 priorities = st.sampled_from(list(Priority))
 senders = st.sampled_from(["", "ann", "bob"])
@@ -35,6 +46,7 @@ values = st.one_of(
         ),
     ),
     st.just(b'{"room":"live:stage","data":{"a":1},"sender":"bot"}'),
+    st.just(b'{"room":"live:stage","data":{"a":1},"type":"gift"}'),
 )
 steps = st.lists(
     st.tuples(values, st.sampled_from([0, 0, 10, 199, 200, 5_000, 120_000, 400_000])), min_size=1, max_size=60

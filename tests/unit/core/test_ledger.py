@@ -12,7 +12,7 @@ from fanout.core.ledger import NOTHING, Edge, Ledger, Stay
 from fanout.core.limits import EDGE_REASONS_MAX
 from fanout.core.policy import DropReason
 from fanout.core.profiles import LIVE
-from fanout.core.records import RoomReport
+from fanout.core.records import RoomReport, encode_body
 from fanout.core.room_log import NONE
 from fanout.core.room_state import RoomState
 from tests.support.rooms import report
@@ -187,3 +187,13 @@ def test_who_listens_is_what_living_gateways_last_said() -> None:
     assert ledger.listening(room.encode(), without_slot=-1) == (30, 28)
     assert ledger.listening(room.encode(), without_slot=2) == (10, 9)
     assert ledger.listening(b"", without_slot=2) == (0, 0)
+
+
+def test_equal_counts_are_equal_bytes_whatever_was_dropped_first() -> None:
+    one, other = Ledger(), Ledger()
+    reasons = list(DropReason)
+    for reason in reasons:
+        ledger.drop(one, reason, 2)
+    for reason in reversed(reasons):
+        ledger.drop(other, reason, 2)
+    assert encode_body(one) == encode_body(other)
