@@ -17,7 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import msgspec
@@ -156,7 +156,7 @@ async def _measure(asked: argparse.Namespace, *, history: bool) -> Figures:
     store = await open_store(asked.store, prefix=prefix, clock=clock)
     no_history = NoHistory()
     if not history:
-        store = Store(no_history, store.epochs, store.keys, store.leases, store.members, store.ledgers, store.backend)
+        store = replace(store, history=no_history)
     keys = [_key(room) for room in range(asked.rooms)]
     worker = RoomWorker(log=cast(Log, log), store=store, profiles=Profiles(namespaces={"live": PATIENT}), clock=clock)
     try:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from fanout.core.ledger_spans import Opening
+from fanout.core.policies import PolicyAt
 from fanout.core.records import PARTITIONS
 
 # --- the log ---------------------------------------------------------------------------------------------------------
@@ -259,12 +260,13 @@ class Ledgers(Protocol):
 
 
 class Claim(NamedTuple):
-    """What a take-over found and set for a partition."""
+    """What a take-over found and set for a partition. ``policies`` by rising offset, app by app."""
 
     epoch: str
     owner: int
     highest: int
     renewed: bool
+    policies: tuple[PolicyAt, ...] = ()
 
 
 class Epochs(Protocol):
@@ -272,12 +274,19 @@ class Epochs(Protocol):
 
     async def claim(self, partition: int, log_end: int, wall_ms: int, fresh_epoch: str) -> Claim:
         """Take a partition over, in one script: owner = max(previous + 1, wall_ms); where no epoch stands, or the log
-        ends below the highest offset seen, ``fresh_epoch`` becomes the epoch (``renewed``) and highest 0."""
+        ends below the highest offset seen, ``fresh_epoch`` becomes the epoch (``renewed``), highest 0, and of the
+        policies the newest of each app holds from log offset -1, before everything."""
 
     async def saw(self, partition: int, owner: int, highest: int, told: int = 0) -> None:
         """Raise the highest offset seen (log offset + 1); raises Fenced for an older owner, and where the store has
         lost the claim (it was emptied) or stands below ``told``, the last that it has answered (it failed over to
         older data): claim again, and begin where it stands."""
+
+    async def keep_policy(self, partition: int, owner: int, at: PolicyAt) -> None:
+        """Keep the policies that a record brought, for the next owner; raises Fenced as ``saw`` does.
+
+        Those of the app that nobody can begin at any more leave: all but the newest below the highest offset seen, and
+        the oldest beyond POLICIES_KEPT_MAX. What stands at that offset already is left as it is."""
 
     async def current(self, partition: int) -> str | None:
         """Return the epoch, or None before the first owner."""
@@ -379,6 +388,30 @@ class Members(Protocol):
     async def count(self, room: str, shards: int) -> int: ...
 
 
+class PoliciesSet(NamedTuple):
+    """An app's policies (JSON) as they were last set; ``logged`` is the last version known to be on all partitions."""
+
+    version: int
+    logged: int
+    policies: bytes
+
+
+class Configs(Protocol):
+    """What apps have set: the wish. What acts in a room is the record that brought it there."""
+
+    async def versions(self) -> Mapping[str, tuple[int, int]]:
+        """Return (version, logged) by app, of all apps that have ever set something."""
+
+    async def get(self, app: str) -> PoliciesSet | None:
+        """Return what an app has set, or None."""
+
+    async def put(self, app: str, previous: int, version: int, policies: bytes) -> bool:
+        """Set, where the version is still ``previous`` (0 = nothing was set); False where it is another."""
+
+    async def logged(self, app: str, version: int) -> None:
+        """Note that a version is on all partitions; a lower one than is noted changes nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """The shared state, one adapter for all of it."""
@@ -389,6 +422,7 @@ class Store:
     leases: Leases
     members: Members
     ledgers: Ledgers
+    configs: Configs
     backend: StoreBackend
 
 

@@ -160,6 +160,18 @@ ROWS: Final = (
                 ((total("fanout_partitions_owned", "topic, instance"), "{{topic}} {{instance}}"),),
             ),
             Panel(
+                "Policies and budgets",
+                "cps",
+                (
+                    (rate("fanout_policy_changes_total", "outcome"), "set by an app: {{outcome}}"),
+                    (rate("fanout_policies_applied_total"), "put in force, partition by partition"),
+                    (rate("fanout_budget_changes_total"), "rooms given other shared slots"),
+                ),
+                "A change of policy is a record in every partition; a room that grows or shrinks gets a budget record.",
+            ),
+            Panel("Policies last set", "dateTimeFromNow", ((f"max (fanout_policy_version{_JOB})", "newest"),)),
+            Panel("Shared slots that rooms were changed to", "short", _times("fanout_shared_slots")),
+            Panel(
                 "Parked and lost to retention",
                 "cps",
                 (
@@ -245,6 +257,12 @@ ROWS: Final = (
                 "short",
                 ((f"{rate('fanout_deliveries_written_total')} / {rate('fanout_frames_written_total')}", "messages"),),
                 "Joining grows with load by itself; it is what one core's deliveries depend on.",
+            ),
+            Panel(
+                "Pressure",
+                "percent",
+                ((f"max by (instance) (fanout_pressure_percent{_JOB})", "{{instance}}"),),
+                "Sweeps longer than a window, or most subscriptions behind: rooms thin until it is gone.",
             ),
             Panel(
                 "Bytes to sockets",

@@ -49,10 +49,11 @@ Every process serves them at `GET /metrics` as Prometheus text. This page is mad
 `fanout/runtime/metrics.py`, the one place where metrics are named. A room, user or session is never a label.
 
 With `--processes N` the processes of one port share their values and one scrape adds up: counters and histograms are
-summed, gauges are sums over the living processes (`fanout_ready`: the lowest). A process that ended and was started
-again goes on with the counters of the one before it; its gauges begin anew. The gauges `fanout_process_*` are there
-once for each process, which the label `pid` numbers from 0. Python's own `process_*` and `python_*` exist with one
-process only. A labelled metric has no series before its first event; `fanout_…_created` can be ignored.
+summed, gauges are sums over the living processes (`fanout_ready`: the lowest; `fanout_pressure_percent` and
+`fanout_policy_version`: the highest). A process that ended and was started again goes on with the counters of the one
+before it; its gauges begin anew. The gauges `fanout_process_*` are there once for each process, which the label `pid`
+numbers from 0. Python's own `process_*` and `python_*` exist with one process only. A labelled metric has no series
+before its first event; `fanout_…_created` can be ignored.
 
 The board (`boards/fanout.json`) and the alerts (`boards/alerts.yaml`, runbooks in [alerts.md](alerts.md)) use them;
 a test asks a real Prometheus every expression of both.
@@ -73,7 +74,7 @@ class Metric:
 
 def _unit(name: str) -> str:
     stem = name.removesuffix("_total")
-    for unit in ("seconds", "bytes", "records"):
+    for unit in ("seconds", "bytes", "records", "percent", "slots"):
         if stem.endswith(f"_{unit}"):
             return unit
     return "0 or 1" if stem == "fanout_ready" else "count"

@@ -1,5 +1,7 @@
 """The waiting line of the history: changes of acknowledged turns, stored in the order of turns, then committed.
 
+The policies that a turn put in force go first: they must be known to the next owner before their record is committed.
+
 Runs behind delivery: chunks never wait for it. While one pipeline is under way the next turns gather, and what they
 changed in one room is joined to one step: the busier the rooms, the fewer steps per message. With the store away the
 line grows to a bound (the worker stops polling then) and goes on where it was; commits wait with it.
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -19,6 +21,7 @@ import structlog
 
 from fanout.core.errors import Fenced
 from fanout.core.limits import HISTORY_BYTES_PER_STORE, HISTORY_ROOMS_PER_STORE
+from fanout.core.policies import PolicyAt
 from fanout.core.room_state import RoomState
 from fanout.ports import Clock, History, HistoryBatch
 from fanout.runtime import metrics
@@ -39,11 +42,13 @@ class HistoryLine:
         history: History,
         clock: Clock,
         *,
+        keep_policy: Callable[[int, int, PolicyAt], Awaitable[None]],
         done: Callable[[Turn], None],
         fenced: Callable[[Ownership], None],
     ) -> None:
         self._history = history
         self._clock = clock
+        self._keep_policy = keep_policy
         self._done = done
         self._fenced = fenced
         self._turns: deque[Turn] = deque()
@@ -91,6 +96,7 @@ class HistoryLine:
     async def _store_some(self) -> bool:
         """Store the changes of the turns at the head of the line; False where something must be tried again."""
         due = self._due()
+        are_kept = await self._keep_policies(due)
         steps = _joined(change for turn in due for change in turn.changes)
         begun_s = self._clock.monotonic_s()
         results: Sequence[BaseException | None]
@@ -102,7 +108,24 @@ class HistoryLine:
             metrics.HISTORY_SECONDS.observe(self._clock.monotonic_s() - begun_s)
         failed = {step.room for step, error in zip(steps, results, strict=True) if self._has_failed(step, error)}
         self._settle(due, failed)
-        return not failed
+        return are_kept and not failed
+
+    async def _keep_policies(self, due: Iterable[Turn]) -> bool:
+        """Keep the policies that turns put in force, in order; False where the store did not take one of them."""
+        for turn in due:
+            while turn.policies:
+                ownership, at = turn.policies[0]
+                try:
+                    if not ownership.is_over:
+                        await self._keep_policy(ownership.partition, ownership.owner, at)
+                except Fenced:
+                    if not ownership.is_over:
+                        self._fenced(ownership)
+                except Exception as error:
+                    self._fails("policies not stored, trying again", app=at.app, error=repr(error))
+                    return False
+                turn.policies.pop(0)
+        return True
 
     def _due(self) -> list[Turn]:
         due: list[Turn] = []
@@ -122,10 +145,13 @@ class HistoryLine:
             if not step.ownership.is_over:
                 self._fenced(step.ownership)
             return False
-        if not self._is_failing:
-            _log.warning("history not stored, trying again", room=step.batch.key, error=repr(error))
-        self._is_failing = True
+        self._fails("history not stored, trying again", room=step.batch.key, error=repr(error))
         return True
+
+    def _fails(self, what: str, **fields: str) -> None:
+        if not self._is_failing:
+            _log.warning(what, **fields)
+        self._is_failing = True
 
     def _settle(self, due: Iterable[Turn], failed: set[RoomState]) -> None:
         for turn in due:
@@ -135,7 +161,7 @@ class HistoryLine:
                     self.bytes -= change.bytes
             turn.changes = [change for change in turn.changes if change.room in failed]
         turns = self._turns
-        while turns and not turns[0].awaited and not turns[0].changes:
+        while turns and not (turns[0].awaited or turns[0].changes or turns[0].policies):
             self._done(turns.popleft())
 
 

@@ -18,8 +18,20 @@ import structlog
 from fanout.core.errors import RecordError, Refused
 from fanout.core.ledger import check_report
 from fanout.core.messages import check_app, check_room
-from fanout.core.profiles import Profile, Profiles
-from fanout.core.records import ANNOUNCE, BUDGET, MESSAGES, TICK, Announce, Budget, body, header
+from fanout.core.policies import InForce, PolicyAt, check_change
+from fanout.core.profiles import Policy, Profile, Profiles
+from fanout.core.records import (
+    ANNOUNCE,
+    BUDGET,
+    MESSAGES,
+    POLICY,
+    TICK,
+    Announce,
+    Budget,
+    PolicyChange,
+    body,
+    header,
+)
 from fanout.core.room_state import RoomState, Target
 from fanout.ports import Clock, Epochs, GroupReader, Log, LogRecord, RoomMeta
 from sharding.placement import partition_of
@@ -63,6 +75,7 @@ class TakenOver(NamedTuple):
     ownership: Ownership
     start: Start
     renewed: bool
+    policies: tuple[PolicyAt, ...] = ()
 
 
 async def take_over(number: int, *, log: Log, reader: GroupReader, epochs: Epochs, clock: Clock) -> TakenOver:
@@ -72,17 +85,22 @@ async def take_over(number: int, *, log: Log, reader: GroupReader, epochs: Epoch
     ownership = Ownership(number, claim.owner, claim.epoch)
     ownership.seen = claim.highest
     stored = None if claim.renewed else claim.highest
-    return TakenOver(ownership, where_to_start(await reader.committed(number), earliest, end, stored), claim.renewed)
+    start = where_to_start(await reader.committed(number), earliest, end, stored)
+    return TakenOver(ownership, start, claim.renewed, claim.policies)
 
 
 class Held:
-    """A room that is being loaded, with its records so far; ``action`` None = the record itself has the room's key."""
+    """A room that is being loaded, with its records so far; ``action`` None = the record itself has the room's key.
 
-    __slots__ = ("bytes", "key", "profile", "since_s", "tickets", "work")
+    ``policy`` is in force at its first record; a change that comes meanwhile is an action among them.
+    """
 
-    def __init__(self, key: str, profile: Profile, since_s: float) -> None:
+    __slots__ = ("bytes", "key", "policy", "profile", "since_s", "tickets", "work")
+
+    def __init__(self, key: str, profile: Profile, policy: Policy, since_s: float) -> None:
         self.key = key
         self.profile = profile
+        self.policy = policy
         self.since_s = since_s
         self.work: list[tuple[LogRecord, Action | None]] = []
         self.tickets: list[Ticket] = []
@@ -90,9 +108,19 @@ class Held:
 
 
 class Partition:
-    """A partition under one ownership. ``next_offset`` is the log offset of the next record that it takes."""
+    """A partition under one ownership. ``next_offset`` is the log offset of the next record that it takes.
 
-    def __init__(self, ownership: Ownership, start: int, partitions: int, profiles: Profiles) -> None:
+    ``policies`` are those in force at that place, ``resized`` the rooms whose budget somebody should look at.
+    """
+
+    def __init__(
+        self,
+        ownership: Ownership,
+        start: int,
+        partitions: int,
+        profiles: Profiles,
+        policies: InForce | None = None,
+    ) -> None:
         self.ownership = ownership
         self.number = ownership.partition
         self.commits = Commits(start)
@@ -102,6 +130,10 @@ class Partition:
         self.wanted: list[bytes] = []  # held, and not being asked for yet
         self.held_bytes = 0
         self.gap_at = -1
+        self.policies = policies or InForce()
+        self.resized: dict[bytes, None] = {}  # in the order in which they changed
+        self.pressures: dict[int, int] = {}  # by slot, as announced
+        self.budget_at = -1  # log offset of the last Budget from here
         self._partitions = partitions
         self._profiles = profiles
 
@@ -170,6 +202,7 @@ class Partition:
             room = self.rooms.get(key)
             if room is not None:
                 decide.expire(turn, self.ownership, room, slot, generation)
+                self.resized[key] = None
 
     def ask(self, rooms_max: int) -> list[bytes]:
         """Return rooms to load, the longest waiting first; the caller answers with ``loaded`` or ``ask_again``."""
@@ -207,7 +240,8 @@ class Partition:
     def _hold(self, record: LogRecord, key: bytes, action: Action | None, ticket: Ticket, now_s: float) -> None:
         held = self.held.get(key)
         if held is None:
-            held = self.held[key] = Held(*self._admit(key), now_s)
+            text, profile = self._admit(key)
+            held = self.held[key] = Held(text, profile, self.policies.of(text, profile.policy), now_s)
             self.wanted.append(key)
         size = _REPORT_BYTES if action is not None else 128 + len(record.value or b"")
         held.work.append((record, action))
@@ -236,31 +270,56 @@ class Partition:
             raise RecordError("no_value", "a record without key and value says nothing")
         kind = header(record.value).kind
         if kind == ANNOUNCE:
-            said = body(record.value, Announce)
-            decide.check_slot(said.slot, said.generation)
-            for report in said.rooms:
-                check_report(report)
-            shares: dict[str, Action] = {
-                report.key: partial(
-                    decide.announce,
-                    ownership=self.ownership,
-                    offset=record.offset,
-                    said=said,
-                    report=report,
-                    at_ms=record.timestamp,
-                )
-                for report in said.rooms
-            }
+            self._take_announce(turn, record, body(record.value, Announce), ticket)
         elif kind == BUDGET:
-            shares = {
+            shares: dict[str, Action] = {
                 key: partial(decide.put_in_force, ownership=self.ownership, offset=record.offset, values=values)
                 for key, values in body(record.value, Budget).rooms.items()
             }
-        elif kind == TICK:
-            return  # closes due windows of merged messages; this version folds none
-        else:
+            self._share(turn, record, shares, ticket)
+        elif kind == POLICY:
+            self._take_policy(turn, record, body(record.value, PolicyChange))
+        elif kind != TICK:  # which closes due windows of merged messages; this version folds none
             raise RecordError("no_key", f"a record of kind {kind} needs the key app/room")
-        self._share(turn, record, shares, ticket)
+
+    def _take_announce(self, turn: Turn, record: LogRecord, said: Announce, ticket: Ticket) -> None:
+        decide.check_slot(said.slot, said.generation)
+        for report in said.rooms:
+            check_report(report)
+        shares: dict[str, Action] = {
+            report.key: partial(
+                decide.announce,
+                ownership=self.ownership,
+                offset=record.offset,
+                said=said,
+                report=report,
+                at_ms=record.timestamp,
+            )
+            for report in said.rooms
+        }
+        self.pressures[said.slot] = said.pressure
+        try:
+            self._share(turn, record, shares, ticket)
+        finally:
+            keys = (text.encode() for text in shares)
+            self.resized.update((key, None) for key in keys if key in self.rooms or key in self.held)
+
+    def _take_policy(self, turn: Turn, record: LogRecord, change: PolicyChange) -> None:
+        """Put an app's policies in force: in its rooms that are here, and in those being loaded at this place."""
+        app, version = change.app, change.version
+        if not self.policies.take(app, version, check_change(change)):
+            return
+        turn.policies.append((self.ownership, PolicyAt(app, record.offset, version, change.policies)))
+        prefix = f"{app}/".encode()
+        for key, room in self.rooms.items():
+            if key.startswith(prefix):
+                room.use(self.policies.of(room.key, room.profile.policy))
+                self.resized[key] = None
+        for key, held in self.held.items():
+            if key.startswith(prefix):
+                policy = self.policies.of(held.key, held.profile.policy)
+                held.work.append((record, partial(_use, policy=policy)))
+                self.resized[key] = None
 
     def _share(self, turn: Turn, record: LogRecord, shares: Mapping[str, Action], ticket: Ticket) -> None:
         wrong: RecordError | None = None
@@ -278,7 +337,17 @@ class Partition:
             raise wrong
 
 
+def _use(_turn: Turn, room: RoomState, policy: Policy) -> None:
+    room.use(policy)
+
+
 def _room(held: Held, meta: RoomMeta | None) -> RoomState:
+    room = _past(held, meta)
+    room.use(held.policy)
+    return room
+
+
+def _past(held: Held, meta: RoomMeta | None) -> RoomState:
     if meta is None:
         return RoomState.fresh(held.key, held.profile, held.work[0][0].offset)
     room = RoomState(

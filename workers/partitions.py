@@ -15,6 +15,7 @@ import structlog
 
 from fanout.core.errors import OutOfRange
 from fanout.core.limits import CLAIMS_AT_ONCE
+from fanout.core.policies import InForce
 from fanout.core.profiles import Profiles
 from fanout.core.records import MESSAGES
 from fanout.ports import Clock, Epochs, GroupReader, Log
@@ -158,8 +159,12 @@ class Partitions:
         del self._claims[number]
         self._count_gap(number, taken.start.lost)
         metrics.TAKEOVERS.labels("renewed" if taken.renewed else "kept").inc()
+        start = taken.start.offset
+        policies = InForce(taken.policies, start)
+        for at in policies.unreadable:  # the engine that wrote it was newer than this one
+            _log.error("a stored policy is unreadable", partition=number, app=at.app, version=at.version)
         self.active[number] = Partition(
-            taken.ownership, taken.start.offset, self._log.partitions(MESSAGES), self._profiles
+            taken.ownership, start, self._log.partitions(MESSAGES), self._profiles, policies
         )
         self.reader.resume([number])
         self._tell()

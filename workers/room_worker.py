@@ -22,6 +22,7 @@ import structlog
 
 from fanout.core.errors import Fenced, OutOfRange, Unavailable
 from fanout.core.limits import (
+    BUDGET_S,
     CHUNKS_WAITING_BYTES_MAX,
     DRAIN_WORKER_S,
     HISTORY_WAITING_BYTES_MAX,
@@ -38,6 +39,7 @@ from fanout.core.records import MESSAGES
 from fanout.ports import SLOTS, Clock, GroupReader, Log, LogRecord, Store
 from fanout.runtime import metrics
 from workers import decide
+from workers.budgets import Budgets, Quota, no_quota
 from workers.dead_letters import DeadLetters
 from workers.history_line import HistoryLine
 from workers.lanes import ChunkLanes
@@ -60,9 +62,21 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class RoomWorker:
-    """One worker process's share of the rooms. ``start``, then ``drain`` (finishes what it holds), then ``close``."""
+    """One worker process's share of the rooms. ``start``, then ``drain`` (finishes what it holds), then ``close``.
 
-    def __init__(self, *, log: Log, store: Store, profiles: Profiles, clock: Clock, group: str = GROUP) -> None:
+    ``quota`` gives the deliveries a second that a room of an app may make at most, by the app's contract.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        store: Store,
+        profiles: Profiles,
+        clock: Clock,
+        group: str = GROUP,
+        quota: Quota = no_quota,
+    ) -> None:
         self._log = log
         self._store = store
         self._clock = clock
@@ -72,7 +86,14 @@ class RoomWorker:
         self._dead_writer = SteadyWriter(log, durable=True)
         self._lanes = ChunkLanes(self._chunk_writer, self._acked)
         self._dead = DeadLetters(self._dead_writer, MESSAGES)
-        self._line = HistoryLine(store.history, clock, done=self._done, fenced=self._partitions.fence)
+        self._budgets = Budgets(self._dead_writer, quota)
+        self._line = HistoryLine(
+            store.history,
+            clock,
+            keep_policy=store.epochs.keep_policy,
+            done=self._done,
+            fenced=self._partitions.fence,
+        )
         self._leases = LeaseWatch()
         self._wanted = asyncio.Event()
         self._moved = asyncio.Event()  # a turn is done
@@ -102,6 +123,7 @@ class RoomWorker:
                 ("leases", self._repeat(LEASE_TABLE_POLL_S, self._look_at_leases)),
                 ("health", self._repeat(LEASE_TABLE_POLL_S, self._look_at_health)),
                 ("lag", self._repeat(LAG_LOOK_S, self._look_at_lag)),
+                ("budgets", self._repeat(BUDGET_S, self._look_at_budgets)),
             )
         ]
 
@@ -441,6 +463,9 @@ class RoomWorker:
         metrics.ROOMS_IN_MEMORY.set(self._rooms)
         metrics.HISTORY_WAITING.set(self._line.bytes)
 
+    async def _look_at_budgets(self) -> None:
+        await self._budgets.look(self._partitions.active)
+
     async def _look_at_lag(self) -> None:
         active = self._partitions.active
         metrics.ROUTES.set(sum(len(room.targets) for one in active.values() for room in one.rooms.values()))
@@ -465,5 +490,7 @@ def _count(turn: Turn) -> None:
         metrics.MESSAGES_DROPPED.labels(reason.stage, reason.word, PRIORITIES[class_].word).inc(dropped)
     if turn.degraded:
         metrics.MESSAGES_DEGRADED.labels("worker").inc(turn.degraded)
+    if turn.policies:
+        metrics.POLICIES_APPLIED.inc(len(turn.policies))
     for what, ignored in turn.fenced.items():
         metrics.FENCED.labels(what).inc(ignored)

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from fanout.ports import Log, LogWriter
+from fanout.ports import Appended, Log, LogWriter
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -58,6 +58,13 @@ class SteadyWriter:
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+    async def append_once(
+        self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes | None]]
+    ) -> Appended:
+        """Append records side by side and return where the first stands; raises what the log raises."""
+        assert self._writer is not None, "open() comes first"
+        return await self._writer.append_many(topic, partition, records)
 
     async def close(self) -> None:
         """Close the writer."""

@@ -11,6 +11,7 @@ from fanout.core.late import NEVER, Before, late_before
 from fanout.core.ledger import zeros
 from fanout.core.ledger_spans import Opening
 from fanout.core.limits import TURN_BYTES_MAX, TURN_ROOMS_MAX
+from fanout.core.policies import PolicyAt
 from fanout.core.policy import DropReason
 from fanout.core.profiles import Policy
 from fanout.core.records import Counts
@@ -96,7 +97,8 @@ class Turn:
 
     ``begun_s`` is the monotonic time at which its records were polled, ``now_ms`` the wall clock then (0: nothing is
     late), ``awaited`` counts appends that the log has not acknowledged yet (and the turn itself while it is open),
-    ``touched`` the newest log offset + 1 by ownership.
+    ``touched`` the newest log offset + 1 by ownership, ``policies`` what its records put in force and the next owner
+    has to know.
     """
 
     __slots__ = (
@@ -115,6 +117,7 @@ class Turn:
         "now_ms",
         "number",
         "parked",
+        "policies",
         "slots",
         "tickets",
         "touched",
@@ -128,6 +131,7 @@ class Turn:
         self.slots: list[SlotChunks] = []
         self.drafts: dict[RoomState, Draft] = {}
         self.parked: list[Poison] = []
+        self.policies: list[tuple[Ownership, PolicyAt]] = []
         self.changes: list[Change] = []
         self.tickets: list[tuple[Commits, Ticket]] = []
         self.touched: dict[Ownership, int] = {}

@@ -17,10 +17,12 @@ from typing import Final
 
 import msgspec
 
+from fanout.adapters.memory_configs import MemoryConfigs
 from fanout.adapters.memory_ledgers import Books
 from fanout.adapters.memory_rooms import Room, within
 from fanout.core.errors import FanoutError, Fenced, Unavailable
-from fanout.core.limits import HISTORY_META_S
+from fanout.core.limits import HISTORY_META_S, POLICIES_KEPT_MAX
+from fanout.core.policies import PolicyAt
 from fanout.ports import (
     Claim,
     Clock,
@@ -31,6 +33,7 @@ from fanout.ports import (
     MemberChange,
     MemberPage,
     NotedOutcome,
+    PoliciesSet,
     RoomMeta,
     Store,
     StoredLedger,
@@ -62,6 +65,7 @@ class MemoryState:
     rooms: OrderedDict[tuple[str, str], Room] = field(default_factory=OrderedDict)
     books: Books = field(default_factory=Books)
     epochs: dict[int, Claim] = field(default_factory=dict)
+    configs: dict[str, PoliciesSet] = field(default_factory=dict)
     keys: OrderedDict[tuple[str, str], tuple[Earlier, int]] = field(default_factory=OrderedDict)
     leases: dict[str, dict[int, Lease]] = field(default_factory=dict)
     pools_born_ms: dict[str, int] = field(default_factory=dict)
@@ -79,6 +83,7 @@ class MemoryState:
         for part in (self.rooms, self.epochs, self.keys, self.leases, self.shard_counts, self.shards, self.marks):
             part.clear()
         self.books.clear()
+        self.configs.clear()
         self.pools_born_ms.clear()
 
 
@@ -154,20 +159,39 @@ class MemoryEpochs:
         before = self._state.epochs.get(partition)
         owner = max(before.owner + 1, wall_ms) if before else wall_ms
         renewed = before is None or log_end < before.highest
-        epoch, highest = (fresh_epoch, 0) if before is None or renewed else (before.epoch, before.highest)
-        self._state.epochs[partition] = Claim(epoch, owner, highest, renewed)
-        return self._state.epochs[partition]
+        if before is None or renewed:
+            newest = {at.app: at._replace(offset=-1) for at in (before.policies if before else ())}
+            claim = Claim(fresh_epoch, owner, 0, renewed, tuple(newest.values()))
+        else:
+            claim = before._replace(owner=owner, renewed=False)
+        self._state.epochs[partition] = claim
+        return claim
 
     async def saw(self, partition: int, owner: int, highest: int, told: int = 0) -> None:
         """Raise the highest offset seen; raises Fenced for an older owner, and where the store has lost the claim, or
         what it was told."""
+        before = self._owned(partition, owner)
+        if before.highest < told:
+            raise Fenced(f"partition {partition}: the store has forgotten that {told} was seen")
+        self._state.epochs[partition] = before._replace(owner=owner, highest=max(before.highest, highest))
+
+    async def keep_policy(self, partition: int, owner: int, at: PolicyAt) -> None:
+        """Keep the policies that a record brought; raises Fenced for an older owner, and where the claim is lost."""
+        before = self._owned(partition, owner)
+        mine = {one.offset: one for one in before.policies if one.app == at.app}
+        mine.setdefault(at.offset, at)
+        below = [offset for offset in mine if offset < before.highest]
+        kept = sorted(offset for offset in mine if not below or offset >= max(below))[-POLICIES_KEPT_MAX:]
+        others = [one for one in before.policies if one.app != at.app]
+        policies = sorted([*others, *(mine[offset] for offset in kept)], key=lambda one: (one.app, one.offset))
+        self._state.epochs[partition] = before._replace(policies=tuple(policies))
+
+    def _owned(self, partition: int, owner: int) -> Claim:
         self._state.check()
         before = self._state.epochs.get(partition)
         if before is None or before.owner > owner:
             raise Fenced(f"partition {partition} is owned by {before.owner if before else 'nobody'}, not by {owner}")
-        if before.highest < told:
-            raise Fenced(f"partition {partition}: the store has forgotten that {told} was seen")
-        self._state.epochs[partition] = before._replace(owner=owner, highest=max(before.highest, highest))
+        return before
 
     async def current(self, partition: int) -> str | None:
         """Return the epoch, or None."""
@@ -378,5 +402,6 @@ def memory_store(clock: Clock, state: MemoryState | None = None) -> Store:
         leases=MemoryLeases(held, clock),
         members=MemoryMembers(held),
         ledgers=MemoryLedgers(held, clock),
+        configs=MemoryConfigs(held),
         backend=MemoryBackend(held),
     )

@@ -2,8 +2,9 @@
 
 Keys, after the prefix: ``{app/room}:epoch:{meta,rel,rec,keyed}`` (braces: one hash tag per room, one cluster slot),
 ``rooms:{app/epoch}``, ``outcomes:{app/<shard>}:{all,order}``, ``epoch:<partition>``, ``key:{app/room}:<key>``,
-``lease:{<pool>}[:born]``, ``shards:<room>``, ``members:{<room>#<shard>}:{all,order,applied}``, ``mark:<partition>``.
-Numbers are below 2^53, because Lua knows doubles only; message ids, which are larger, go as bytes or text.
+``lease:{<pool>}[:born]``, ``shards:<room>``, ``members:{<room>#<shard>}:{all,order,applied}``, ``mark:<partition>``,
+``{config}:{versions,policies}``. Numbers are below 2^53, because Lua knows doubles only; message ids, which are larger,
+go as bytes or text.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from typing import Any, Final
 import msgspec
 
 from fanout.adapters.redis_client import (
+    CONFIG_GET,
+    CONFIG_LOGGED,
+    CONFIG_PUT,
+    CONFIG_VERSIONS,
     EPOCH_CLAIM,
+    EPOCH_POLICY,
     EPOCH_SAW,
     HISTORY_READ,
     HISTORY_STORE,
@@ -32,7 +38,8 @@ from fanout.adapters.redis_client import (
 )
 from fanout.adapters.redis_ledgers import RedisLedgers, opening_field, pack_opening, room_base
 from fanout.core.errors import Fenced, Unavailable
-from fanout.core.limits import HISTORY_META_S, IDEMPOTENCY_S, KEYED_IDS_MAX
+from fanout.core.limits import HISTORY_META_S, IDEMPOTENCY_S, KEYED_IDS_MAX, POLICIES_KEPT_MAX
+from fanout.core.policies import PolicyAt
 from fanout.ports import (
     Claim,
     Clock,
@@ -43,6 +50,7 @@ from fanout.ports import (
     Lease,
     MemberChange,
     MemberPage,
+    PoliciesSet,
     RoomMeta,
     Store,
 )
@@ -53,6 +61,7 @@ _META_MS: Final = HISTORY_META_S * 1_000
 _KEYED_MS: Final = IDEMPOTENCY_S * 1_000
 _encode: Final = msgspec.msgpack.Encoder().encode
 _FORGOTTEN: Final = -2  # an answer of epoch_saw.lua
+_decode_policies: Final = msgspec.msgpack.Decoder(list[tuple[int, int, str]]).decode
 _decode_lease: Final = msgspec.msgpack.Decoder(tuple[int, int, str, str, int]).decode
 
 
@@ -173,7 +182,9 @@ class RedisEpochs:
     async def claim(self, partition: int, log_end: int, wall_ms: int, fresh_epoch: str) -> Claim:
         """Take a partition over; raises Unavailable."""
         answer = await _one(self._client, EPOCH_CLAIM, self._key(partition), log_end, wall_ms, fresh_epoch)
-        return Claim(answer[0].decode(), answer[1], answer[2], bool(answer[3]))
+        epoch, owner, highest, renewed, kept = answer
+        policies = tuple(at for app, packed in sorted(_pairs(kept)) for at in _policies_at(app.decode(), packed))
+        return Claim(epoch.decode(), owner, highest, bool(renewed), policies)
 
     async def saw(self, partition: int, owner: int, highest: int, told: int = 0) -> None:
         """Raise the highest offset seen; raises Fenced for an older owner, and where the store has lost the claim, or
@@ -181,8 +192,13 @@ class RedisEpochs:
         stored = await _one(self._client, EPOCH_SAW, self._key(partition), owner, highest, told)
         if stored == _FORGOTTEN:
             raise Fenced(f"partition {partition}: the store has forgotten that {told} was seen")
-        if stored:
-            raise Fenced(f"partition {partition} is owned by {stored if stored > 0 else 'nobody'}, not by {owner}")
+        _check_owner(partition, owner, stored)
+
+    async def keep_policy(self, partition: int, owner: int, at: PolicyAt) -> None:
+        """Keep the policies that a record brought; raises Unavailable, and Fenced as ``saw`` does."""
+        numbers = (owner, at.app, at.offset, at.version, POLICIES_KEPT_MAX)
+        stored = await _one(self._client, EPOCH_POLICY, self._key(partition), *numbers, blobs=(at.policies,))
+        _check_owner(partition, owner, stored)
 
     async def current(self, partition: int) -> str | None:
         """Return the epoch, or None; raises Unavailable."""
@@ -191,6 +207,51 @@ class RedisEpochs:
 
     def _key(self, partition: int) -> str:
         return f"{self._prefix}:epoch:{partition}"
+
+
+def _check_owner(partition: int, owner: int, stored: int) -> None:
+    if stored:
+        raise Fenced(f"partition {partition} is owned by {stored if stored > 0 else 'nobody'}, not by {owner}")
+
+
+def _pairs(flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _policies_at(app: str, packed: bytes) -> list[PolicyAt]:
+    """Return what ``epoch_policy.lua`` has packed for an app."""
+    return [PolicyAt(app, offset, version, text.encode()) for offset, version, text in _decode_policies(packed)]
+
+
+class RedisConfigs:
+    """``ports.Configs``: two hashes by app, versions apart, so that a look at all of them is small."""
+
+    def __init__(self, client: AnyClient, prefix: str) -> None:
+        self._client = client
+        self._base = f"{prefix}:{{config}}"
+
+    async def versions(self) -> Mapping[str, tuple[int, int]]:
+        """Return (version, logged) by app; raises Unavailable."""
+        flat = await _one(self._client, CONFIG_VERSIONS, self._base)
+        return {app.decode(): _versions(text) for app, text in _pairs(flat)}
+
+    async def get(self, app: str) -> PoliciesSet | None:
+        """Return what an app has set, or None; raises Unavailable."""
+        found = await _one(self._client, CONFIG_GET, self._base, app)
+        return PoliciesSet(*_versions(found[0]), found[1]) if found is not None else None
+
+    async def put(self, app: str, previous: int, version: int, policies: bytes) -> bool:
+        """Set, where the version is still ``previous``; raises Unavailable."""
+        return bool(await _one(self._client, CONFIG_PUT, self._base, app, previous, version, blobs=(policies,)))
+
+    async def logged(self, app: str, version: int) -> None:
+        """Note that a version is on all partitions; raises Unavailable."""
+        await _one(self._client, CONFIG_LOGGED, self._base, app, version)
+
+
+def _versions(text: bytes) -> tuple[int, int]:
+    version, logged = text.split()
+    return int(version), int(logged)
 
 
 class RedisKeys:
@@ -325,5 +386,6 @@ def redis_store(url: str, *, prefix: str, clock: Clock) -> Store:
         leases=RedisLeases(client, prefix),
         members=RedisMembers(client, prefix),
         ledgers=ledgers,
+        configs=RedisConfigs(client, prefix),
         backend=client,
     )

@@ -42,6 +42,11 @@ HISTORY_STORE: Final = Script("history_store")
 HISTORY_READ: Final = Script("history_read")
 EPOCH_CLAIM: Final = Script("epoch_claim")
 EPOCH_SAW: Final = Script("epoch_saw")
+EPOCH_POLICY: Final = Script("epoch_policy")
+CONFIG_PUT: Final = Script("config_put")
+CONFIG_GET: Final = Script("config_get")
+CONFIG_LOGGED: Final = Script("config_logged")
+CONFIG_VERSIONS: Final = Script("config_versions")
 KEY_SETTLE: Final = Script("key_settle")
 LEASE_ACQUIRE: Final = Script("lease_acquire")
 LEASE_SET: Final = Script("lease_set")
@@ -54,6 +59,11 @@ SCRIPTS: Final = (
     HISTORY_READ,
     EPOCH_CLAIM,
     EPOCH_SAW,
+    EPOCH_POLICY,
+    CONFIG_PUT,
+    CONFIG_GET,
+    CONFIG_LOGGED,
+    CONFIG_VERSIONS,
     KEY_SETTLE,
     LEASE_ACQUIRE,
     LEASE_SET,

@@ -80,7 +80,13 @@ class Engine:
         self._store = store = await open_store(settings.store, prefix=settings.prefix, clock=self.clock)
         if "worker" in settings.roles:
             self._workers = [
-                RoomWorker(log=log, store=store, profiles=self.profiles, clock=self.clock),
+                RoomWorker(
+                    log=log,
+                    store=store,
+                    profiles=self.profiles,
+                    clock=self.clock,
+                    quota=self.apps.deliveries_per_s_of,
+                ),
                 MemberWorker(log=log, store=store, clock=self.clock),
             ]
             for worker in self._workers:

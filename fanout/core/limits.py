@@ -75,6 +75,16 @@ OUTCOMES_MAX: Final = 100_000  # of an app; the oldest go first
 OUTCOME_S: Final = 600  # who asks later than this has other means: the history, the ledger
 OUTCOME_SHARDS: Final = 16  # parts of an app's outcomes, each in a place of its own in the store
 OUTCOME_SAMPLE: Final = 1_024  # one in so many of the messages that nobody tracks, by their place on the log
+# Policies and budgets
+POLICIES_BYTES_MAX: Final = 65_536  # an app's, as JSON: they stand in every partition's log and in the store beside it
+POLICY_TURNS_MAX: Final = 8  # changes of one app that overtake one another; then the caller is told to come back
+POLICY_CHANGES_PER_S: Final = 1.0  # of an app: each is a record in every partition
+POLICY_CHANGE_BURST: Final = 10
+POLICIES_KEPT_MAX: Final = 64  # of an app and partition, above what the store was told is done; a second of burst each
+POLICIES_LOOK_S: Final = 1.0
+POLICY_COMPLETE_S: Final = 5.0  # a change that is not on all partitions so long after is completed by any sender
+BUDGET_S: Final = 1.0  # one Budget record a partition and so long
+BUDGET_ROOMS_MAX: Final = 1_000  # of one Budget record: 130 KB with every name at its longest
 
 # Leases and routes
 CHUNK_SLOTS: Final = 256

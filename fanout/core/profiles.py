@@ -138,6 +138,11 @@ class Profiles:
             self._by_namespace["open"] = OPEN
         self._by_namespace.update(namespaces or {})
 
+    @property
+    def namespaces(self) -> dict[str, Profile]:
+        """Profiles by namespace, in the order of the namespaces."""
+        return dict(sorted(self._by_namespace.items()))
+
     def of(self, room: str) -> Profile:
         """Return the profile of a room; raises Refused ``unknown_namespace``."""
         namespace = namespace_of(room)

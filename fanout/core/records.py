@@ -39,6 +39,7 @@ ANNOUNCE: Final = 4
 BUDGET: Final = 5
 TICK: Final = 6
 MODERATION: Final = 7
+POLICY: Final = 8
 JOINED: Final = 16  # Left is a tombstone: the same key without a value
 TASK: Final = 32
 CHUNK: Final = 48
@@ -137,6 +138,18 @@ class Budget(msgspec.Struct, array_like=True, gc=False):
     """Values that change decisions (no key, one per partition, at most one a second): room key → slots, members."""
 
     rooms: dict[str, tuple[int, int]]
+
+
+class PolicyChange(msgspec.Struct, array_like=True, gc=False):
+    """The policies of an app's rooms from here on (no key, one in each partition).
+
+    ``version`` rises: one that is not above the version in force changes nothing. ``policies`` is JSON, namespace →
+    fields of a Policy; a namespace that is not in it has its profile's.
+    """
+
+    app: str
+    version: int
+    policies: bytes
 
 
 class Moderation(msgspec.Struct, array_like=True, gc=False):

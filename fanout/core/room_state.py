@@ -20,7 +20,7 @@ from fanout.core.ledger import NOTHING, Ledger, Stay, add, drop, ended, sent_sin
 from fanout.core.ledger_spans import Opening, Spans, opening, span_of
 from fanout.core.limits import IDEMPOTENCY_S, KEYED_IDS_MAX, LEDGER_SPAN_MS, SHARED_TARGETS_MAX, STAY_REMEMBERED_MS
 from fanout.core.policy import DropReason, Thinning
-from fanout.core.profiles import Profile
+from fanout.core.profiles import Policy, Profile
 from fanout.core.records import Attached, RoomReport, decode_body
 from fanout.core.room_log import NONE, Tally, minus
 
@@ -39,7 +39,7 @@ def shared_targets(targets: tuple[Target, ...]) -> tuple[Target, ...]:
 
 
 class Values(msgspec.Struct, array_like=True, gc=False):
-    """Values that Budget records put in force; 0 = none has: the profile's holds."""
+    """Values that Budget records put in force; both 0 = none has: the policy's most holds."""
 
     shared_slots: int = 0
     members: int = 0
@@ -182,9 +182,20 @@ class RoomState:
         return _ENCODER.encode(_Packed(self.ledger, stays, self.thinning, self.values, self.folds, self.spans))
 
     def put_in_force(self, values: Values) -> None:
-        """Decide by these values from here on; ``shared_slots`` are those in force."""
+        """Decide by these values from here on; ``shared_slots`` are those in force, within what the policy allows."""
         self.values = values
-        self.shared_slots = values.shared_slots or self.policy.shared_slots_max
+        policy = self.policy
+        slots = values.shared_slots if values.shared_slots or values.members else policy.shared_slots_max
+        self.shared_slots = min(max(slots, policy.shared_slots_min), policy.shared_slots_max)
+
+    def use(self, policy: Policy) -> None:
+        """Decide by this policy from here on; the values that a Budget brought hold within its bounds."""
+        self.policy = policy
+        self.put_in_force(self.values)
+
+    def members(self) -> int:
+        """Return how many subscriptions the gateways that live have announced."""
+        return sum(stay.subscriptions for stay in self.stays.values() if stay.gone is None)
 
     def drop(self, reason: DropReason, class_: int, messages: int = 1) -> None:
         """Count messages that are not kept."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -42,13 +42,21 @@ _JITTER: Final = (0.6, 0.95)  # of ANNOUNCE_S; the rest is for the append itself
 _ROOMS_MAX: Final = 1_000  # in one Announce, so that the record stays far below the log's limit
 _AT_ONCE: Final = 256  # appends in flight when all rooms attach anew
 _DEPARTED_MAX: Final = 10_000
-_NO_PRESSURE: Final = 0
+
+
+class Pressure(Protocol):
+    """How much of its deliveries a gateway would rather not make."""
+
+    @property
+    def percent(self) -> int: ...
+    def look(self) -> None: ...
 
 
 class Announcer:
-    """Speaks for one gateway. ``hub`` is set before ``start``."""
+    """Speaks for one gateway. ``hub`` and ``pressure`` are set before ``start``."""
 
     hub: Hub
+    pressure: Pressure
 
     def __init__(self, *, log: Log, history: EdgeHistory, clock: Clock, dice: random.Random | None = None) -> None:
         self._log, self._history, self._clock = log, history, clock
@@ -169,6 +177,7 @@ class Announcer:
         while True:
             await asyncio.sleep(_LOOK_S)
             try:
+                self.pressure.look()
                 await self._attach_due()
                 await self._depart(self.hub.idle())
                 if self._lease is not None:
@@ -206,7 +215,7 @@ class Announcer:
         rooms = [one for one in self._partitions[partition] if one.log is not None and (is_full or one.touched)]
         for start in range(0, len(rooms), _ROOMS_MAX):
             some = rooms[start : start + _ROOMS_MAX]
-            said = Announce(lease.number, lease.generation, _NO_PRESSURE, [report(room) for room in some])
+            said = Announce(lease.number, lease.generation, self.pressure.percent, [report(room) for room in some])
             for room in some:
                 room.touched = room.ledger.pending != NONE
             try:

@@ -26,6 +26,7 @@ from fanout.gateway.http_door import ClosedDoor, UvicornDoor
 from fanout.gateway.hub import Hub
 from fanout.gateway.listener import Listener
 from fanout.gateway.memory_guard import MemoryGuard
+from fanout.gateway.pressure import PressureGauge
 from fanout.gateway.recovery import Recovery
 from fanout.gateway.services import GatewaySettings, Services
 from fanout.gateway.slot_lease import SlotLease
@@ -74,6 +75,9 @@ class Gateway:
             on_stray=self._announcer.stray,
         )
         self._announcer.hub = self.hub
+        self._announcer.pressure = PressureGauge(
+            clock=clock, slowest_s=self._sweeper.slowest_s, rooms=self.hub.rooms.values
+        )
         self._sweeper.use(self.hub)
         self.services = Services(
             hub=self.hub,

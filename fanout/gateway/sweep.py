@@ -60,6 +60,7 @@ class Sweeper:
         self._task: asyncio.Task[None] | None = None
         self._writes = 0  # since the loop had its turn
         self._turn_ends_s = 0.0
+        self._slowest_s = 0.0
 
     def use(self, hub: Hub) -> None:
         """Sweep the rooms of this hub."""
@@ -101,6 +102,11 @@ class Sweeper:
         while self.hub.unswept >= publications:
             self._progress.clear()
             await self._progress.wait()
+
+    def slowest_s(self) -> float:
+        """Return how long the longest round took that has ended since this was asked last."""
+        slowest_s, self._slowest_s = self._slowest_s, 0.0
+        return slowest_s
 
     @property
     def is_idle(self) -> bool:
@@ -224,7 +230,9 @@ class Sweeper:
     def _end_round(self, room: Room) -> None:
         end = room.known_log.end
         if room.round is not None and end - room.counted_unswept >= room.round[0]:
-            SWEEP_SECONDS.observe(self._clock.monotonic_s() - room.round[1])
+            took_s = self._clock.monotonic_s() - room.round[1]
+            self._slowest_s = max(self._slowest_s, took_s)
+            SWEEP_SECONDS.observe(took_s)
             room.round = None
         if not room.counted_unswept:
             room.frames.clear()

@@ -83,6 +83,7 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One customer of the engine. ``guests``: connections without a token are admitted, without a user.
 
     ``weight`` is its share of a gateway's writes beside other apps that have something to write (1 to 100).
+    ``deliveries_per_s`` bounds what each of its rooms may deliver, whatever its policies say (None: they alone do).
     """
 
     id: str
@@ -90,6 +91,7 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_keys: list[TokenKey] = []
     guests: bool = False
     weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+    deliveries_per_s: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class AppsFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -151,6 +153,11 @@ class Apps:
         """Return an app's share of writes; 1 for one that is not configured here (any more)."""
         app = self._by_id.get(id)
         return 1 if app is None else app.weight
+
+    def deliveries_per_s_of(self, id: str) -> int | None:
+        """Return what a room of an app may deliver in a second; None where nothing bounds it but its policy."""
+        app = self._by_id.get(id)
+        return None if app is None else app.deliveries_per_s
 
     @property
     def guest_app(self) -> App | None:

@@ -44,6 +44,10 @@ MESSAGES_DEGRADED: Final = Counter(
 )
 MESSAGES_REPEATED: Final = Counter("fanout_messages_repeated_total", "Answered from an idempotency key", ["outcome"])
 APPEND_SECONDS: Final = Histogram("fanout_append_seconds", "Record handed to the log → acknowledged", buckets=_LATENCY)
+POLICY_CHANGES: Final = Counter("fanout_policy_changes_total", "Policies set by apps", ["outcome"])
+POLICY_VERSION: Final = Gauge(
+    "fanout_policy_version", "Newest version (Unix ms) of what apps have set", multiprocess_mode="livemax"
+)
 HTTP_REQUESTS: Final = Counter("fanout_http_requests_total", "API requests", ["method", "status"])
 
 # Room worker and member worker
@@ -69,6 +73,13 @@ BATCH_SECONDS: Final = Histogram("fanout_batch_seconds", "One poll → chunks ac
 HISTORY_SECONDS: Final = Histogram("fanout_history_store_seconds", "One pipeline of room batches", buckets=_LATENCY)
 HISTORY_WAITING: Final = Gauge(
     "fanout_history_waiting_bytes", "History that waits for the store", multiprocess_mode="livesum"
+)
+POLICIES_APPLIED: Final = Counter("fanout_policies_applied_total", "Changed policies put in force, once a partition")
+BUDGET_CHANGES: Final = Counter("fanout_budget_changes_total", "Rooms that were given other shared slots")
+SHARED_SLOTS: Final = Histogram(
+    "fanout_shared_slots",
+    "Shared slots that rooms were changed to",
+    buckets=(0, 1, 2, 3, 5, 8, 12, 16, 20, 50, 100, 1_000),
 )
 TAKEOVERS: Final = Counter("fanout_takeovers_total", "Partitions taken over", ["epoch"])
 FENCED: Final = Counter("fanout_fenced_total", "Words of an older generation that were ignored", ["what"])
@@ -114,6 +125,9 @@ BYTES_SAVED: Final = Counter("fanout_bytes_saved_total", "Bytes that compressed 
 DELIVERIES_OFFERED: Final = Counter("fanout_deliveries_offered_total", "Publications × subscriptions", ["priority"])
 DELIVERIES_WRITTEN: Final = Counter("fanout_deliveries_written_total", "Deliveries handed to sockets", ["priority"])
 DELIVERIES_DROPPED: Final = Counter("fanout_deliveries_dropped_total", "Deliveries not made", ["reason", "priority"])
+PRESSURE: Final = Gauge(
+    "fanout_pressure_percent", "Deliveries that a gateway would rather not make", multiprocess_mode="livemax"
+)
 SWEEPS_PACED: Final = Counter("fanout_sweeps_paced_total", "Pauses for TCP memory that ran short")
 SWEEP_SECONDS: Final = Histogram(
     "fanout_sweep_seconds", "One round of sweeping over those in step of a room", buckets=_SWEEP

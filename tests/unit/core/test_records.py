@@ -30,6 +30,7 @@ from fanout.core.records import (
     Message,
     Moderation,
     Parked,
+    PolicyChange,
     RawRoomBatch,
     RoomBatch,
     RoomReport,
@@ -41,7 +42,7 @@ from fanout.core.records import (
 )
 
 STRUCTS = [
-    *(Merge, Audience, Message, Attach, RoomReport, Detach, Announce, Budget, Moderation, Joined),
+    *(Merge, Audience, Message, Attach, RoomReport, Detach, Announce, Budget, PolicyChange, Moderation, Joined),
     *(Entry, Attached, RoomBatch, Chunk),
 ]
 bodies = pytest.mark.parametrize("of", STRUCTS, ids=lambda of: of.__name__)
@@ -94,7 +95,7 @@ def test_header_and_body_go_there_and_back(kind: int, priority: int, flags: int,
 
 def test_kinds_are_apart_and_flags_are_single_bits() -> None:
     kinds = [records.MESSAGE, records.ATTACH, records.DETACH, records.ANNOUNCE, records.BUDGET, records.TICK]
-    kinds += [records.MODERATION, records.JOINED, records.TASK, records.CHUNK]
+    kinds += [records.MODERATION, records.POLICY, records.JOINED, records.TASK, records.CHUNK]
     assert len(set(kinds)) == len(kinds)
     flags = [records.KEYED, records.AUDIENCE, records.MERGE, records.TRACKED, records.BINARY]
     assert flags == [1 << bit for bit in range(len(flags))]

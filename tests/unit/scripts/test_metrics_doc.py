@@ -27,7 +27,7 @@ def test_names_follow_the_grammar_of_the_house() -> None:
     for metric in metrics_doc.catalogue():
         assert metric.name.startswith("fanout_")
         assert (metric.kind == "counter") == metric.name.endswith("_total")
-        assert metric.kind != "histogram" or metric.name.endswith("_seconds")
+        assert metric.kind != "histogram" or metric.name.endswith(("_seconds", "_slots"))
 
 
 def test_no_label_could_be_a_room_a_user_or_a_session() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fanout.core.errors import Fenced, Unavailable
 from fanout.core.limits import HISTORY_BYTES_PER_STORE
+from fanout.core.policies import PolicyAt
 from fanout.core.profiles import LIVE
 from fanout.core.room_state import RoomState
 from fanout.ports import HistoryBatch, HistoryEntry, HistoryPage, KeyedId, RoomMeta
@@ -49,14 +50,22 @@ class Line:
         self.history = NotedHistory()
         self.done: list[int] = []
         self.fenced: list[Ownership] = []
+        self.kept: list[tuple[int, int, PolicyAt]] = []
+        self.policy_error: Exception | None = None
         self.ownership = Ownership(0, 1, "e1")
         self.rooms = {name: RoomState.fresh(name, LIVE, 0) for name in "abc"}
         self.line = HistoryLine(
             self.history,
             virtual_time.LoopClock(),
+            keep_policy=self._keep_policy,
             done=lambda turn: self.done.append(turn.number),
             fenced=self._fence,
         )
+
+    async def _keep_policy(self, partition: int, owner: int, at: PolicyAt) -> None:
+        if self.policy_error is not None:
+            raise self.policy_error
+        self.kept.append((partition, owner, at))
 
     def _fence(self, ownership: Ownership) -> None:
         ownership.is_over = True
@@ -203,6 +212,40 @@ def test_two_fenced_rooms_of_a_partition_are_told_once() -> None:
         line.turn(1, "ab")
         await asyncio.sleep(0.01)
         assert line.fenced == [line.ownership]
+
+    play(scenario)
+
+
+def policies_in(turn: Turn, ownership: Ownership, *versions: int) -> None:
+    turn.policies = [(ownership, PolicyAt("shop", version, version, b"{}")) for version in versions]
+
+
+def test_policies_of_a_turn_are_kept_before_it_is_done_and_tried_again() -> None:
+    async def scenario(line: Line) -> None:
+        line.policy_error = Unavailable("away")
+        turn = line.turn(1, "a", awaited=1)
+        policies_in(turn, line.ownership, 7, 8)
+        line.turn(2, "b")
+        line.ack(turn)
+        await asyncio.sleep(0.01)
+        assert line.done == [] and line.line.is_failing
+        line.policy_error = None
+        await asyncio.sleep(1)
+        assert [(partition, owner, at.version) for partition, owner, at in line.kept] == [(0, 1, 7), (0, 1, 8)]
+        assert line.done == [1, 2] and not line.line.is_failing
+
+    play(scenario)
+
+
+def test_policies_of_an_owner_that_is_none_any_more_are_not_kept() -> None:
+    async def scenario(line: Line) -> None:
+        line.policy_error = Fenced("another owner")
+        turn = line.turn(1, "", awaited=1)
+        policies_in(turn, line.ownership, 7, 8)
+        line.ack(turn)
+        await asyncio.sleep(0.01)
+        assert line.fenced == [line.ownership]
+        assert line.done == [1] and line.kept == []
 
     play(scenario)
 
