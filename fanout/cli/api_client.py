@@ -51,6 +51,14 @@ class ApiClient:
         """Return the decoded answer; raises ApiError, FanoutError when nobody answers."""
         return self._call("POST", path, msgspec.json.encode(body))
 
+    def put(self, path: str, body: bytes) -> Any:
+        """Send JSON as it is and return the decoded answer; raises ApiError, FanoutError when nobody answers."""
+        return self._call("PUT", path, body)
+
+    def delete(self, path: str) -> Any:
+        """Return the decoded answer; raises ApiError, FanoutError when nobody answers."""
+        return self._call("DELETE", path, None)
+
     def text(self, path: str) -> str:
         """Return the answer as it is (``/metrics``)."""
         return self._raw("GET", path, None)[1].decode()

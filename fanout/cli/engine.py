@@ -29,10 +29,14 @@ from fanout.gateway.server import Gateway, GatewaySettings
 from fanout.ports import Clock, Log, Store, Topics
 from fanout.runtime.apps import Apps
 from fanout.runtime.clock import SystemClock
+from fanout.runtime.policies import Policies
 from fanout.runtime.process_memory import limit_bytes
 from fanout.runtime.settings import ServeSettings
 from fanout.runtime.tokens import Tokens
 from fanout.sender.api import build_api, build_bare_api
+from fanout.sender.config import PolicyConfig
+from fanout.sender.config_api import config_handlers
+from fanout.sender.http import ApiKeys
 from fanout.sender.sender import Sender
 from workers.member_worker import MemberWorker
 from workers.room_worker import RoomWorker
@@ -53,6 +57,8 @@ class Engine:
         self._log: Log | None = None
         self._store: Store | None = None
         self._sender: Sender | None = None
+        self._policies: Policies | None = None
+        self._config: PolicyConfig | None = None
         self._workers: list[RoomWorker | MemberWorker] = []
         self.gateway: Gateway | None = None
         self._http: HttpServer | None = None
@@ -92,8 +98,7 @@ class Engine:
             for worker in self._workers:
                 await worker.start()
         if "sender" in settings.roles or "gateway" in settings.roles:
-            self._sender = Sender(log=log, store=store, profiles=self.profiles, clock=self.clock, holder=self.holder)
-            await self._sender.start()
+            await self._start_sender(log, store)
         app = self._http_app(log, store)
         if "gateway" in settings.roles:
             await self._start_gateway(log, store, app)
@@ -101,6 +106,22 @@ class Engine:
             self._http = HttpServer(app, settings.host, settings.port, reuse_port=settings.processes > 1)
             await self._http.start()
         self._pulse = asyncio.create_task(pulse(self.readiness), name="pulse")
+
+    async def _start_sender(self, log: Log, store: Store) -> None:
+        self._policies = Policies(store.configs, self.profiles)
+        await self._policies.start()
+        self._sender = Sender(log=log, store=store, profiles=self.profiles, clock=self.clock, holder=self.holder)
+        await self._sender.start()
+        if "sender" in self.settings.roles:
+            self._config = PolicyConfig(
+                log=log,
+                configs=store.configs,
+                writer=self._sender.writer,
+                profiles=self.profiles,
+                policies=self._policies,
+                clock=self.clock,
+            )
+            await self._config.start()
 
     async def _start_gateway(self, log: Log, store: Store, app: Litestar) -> None:
         assert self._sender is not None
@@ -131,7 +152,7 @@ class Engine:
     def _http_app(self, log: Log, store: Store) -> Litestar:
         ops: Sequence[Any] = build_ops(self.readiness)
         if "sender" in self.settings.roles:
-            assert self._sender is not None
+            assert self._sender is not None and self._config is not None
             return build_api(
                 sender=self._sender,
                 store=store,
@@ -139,7 +160,7 @@ class Engine:
                 apps=self.apps,
                 profiles=self.profiles,
                 clock=self.clock,
-                extra_handlers=ops,
+                extra_handlers=[*config_handlers(self._config, ApiKeys(self.apps)), *ops],
             )
         return build_bare_api(ops)
 
@@ -189,7 +210,8 @@ class Engine:
             self._pulse.cancel()
             await asyncio.gather(self._pulse, return_exceptions=True)
         backend = self._store.backend if self._store else None
-        parts = (self.gateway, self._http, *self._workers, self._sender, self._log, backend)
+        senders = (self._config, self._policies, self._sender)
+        parts = (self.gateway, self._http, *self._workers, *senders, self._log, backend)
         for part in parts:
             if part is not None:
                 await _guarded(part.close)

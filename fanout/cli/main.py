@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Topics of the log.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+policy_app = typer.Typer(help="How the rooms of a namespace are thinned.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
 
 LogOption = Annotated[str, typer.Option("--log", envvar="FANOUT_LOG", help="memory | kafka://host:port[,host:port]")]
 StoreOption = Annotated[
@@ -157,6 +159,38 @@ def topics_apply(
     from fanout.cli.tools import apply_all_topics
 
     raise typer.Exit(apply_all_topics(log, prefix, replication))
+
+
+@policy_app.command("show")
+def policy_show(url: UrlOption = DEFAULT_URL, key: KeyOption = "") -> None:
+    """Print the policies of the app, with all their fields."""
+    from fanout.cli.policy import show
+
+    raise typer.Exit(show(url, key))
+
+
+@policy_app.command("check")
+def policy_check(file: Path) -> None:
+    """Check a policy in a JSON file, without an engine, and print it with all its fields."""
+    from fanout.cli.policy import check
+
+    raise typer.Exit(check(file))
+
+
+@policy_app.command("set")
+def policy_set(namespace: str, file: Path, url: UrlOption = DEFAULT_URL, key: KeyOption = "") -> None:
+    """Set the policy of a namespace; it acts from its place in the log on."""
+    from fanout.cli.policy import set_policy
+
+    raise typer.Exit(set_policy(url, key, namespace, file))
+
+
+@policy_app.command("reset")
+def policy_reset(namespace: str, url: UrlOption = DEFAULT_URL, key: KeyOption = "") -> None:
+    """Go back to the default policy of a namespace."""
+    from fanout.cli.policy import reset
+
+    raise typer.Exit(reset(url, key, namespace))
 
 
 @app.command()

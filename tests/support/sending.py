@@ -19,6 +19,9 @@ from fanout.ports import Clock, Store, Topics
 from fanout.runtime.apps import App, Apps
 from fanout.sender.admission import Rates
 from fanout.sender.api import build_api
+from fanout.sender.config import PolicyConfig
+from fanout.sender.config_api import config_handlers
+from fanout.sender.http import ApiKeys
 from fanout.sender.sender import Sender
 
 API_KEY = "a-key-of-enough-bytes"
@@ -102,8 +105,11 @@ def whole_bodies(app: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def api(parts: Sending, apps: Apps | None = None, *, whole: bool = True) -> AsyncIterator[httpx.AsyncClient]:
+async def api(
+    parts: Sending, apps: Apps | None = None, *, whole: bool = True, config: PolicyConfig | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
     """Yield an HTTP client of the sender's API; ``whole``: bodies come in one piece."""
+    apps = apps or Apps.insecure()
 
     async def readiness() -> dict[str, bool]:
         return parts.sender.readiness()
@@ -112,10 +118,10 @@ async def api(parts: Sending, apps: Apps | None = None, *, whole: bool = True) -
         sender=parts.sender,
         store=parts.store,
         log=parts.log,
-        apps=apps or Apps.insecure(),
+        apps=apps,
         profiles=Profiles(insecure=True),
         clock=parts.clock,
-        extra_handlers=build_ops(readiness),
+        extra_handlers=[*build_ops(readiness), *(config_handlers(config, ApiKeys(apps)) if config else ())],
     )
     served = whole_bodies(app) if whole else cast(Any, app)  # two spellings of ASGI's types
     transport = httpx.ASGITransport(served, raise_app_exceptions=False)
