@@ -47,6 +47,7 @@ check: .venv/.dev
 	$(RUN) scripts.generate_errors --check
 	$(RUN) scripts.metrics_doc --check
 	$(RUN) scripts.build_board --check
+	$(RUN) scripts.draw_budget --check
 	$(RUN) scripts.check_chart
 
 bench: parts

@@ -155,6 +155,21 @@ def test_a_room_that_nobody_knows_is_asked_for_again_and_refused_meanwhile() -> 
     play(scene, worker=False)
 
 
+def test_a_gateway_whose_subscriptions_are_behind_announces_its_pressure() -> None:
+    async def scene(scene: Scene) -> None:
+        line = await scene.connected()
+        await line.ask(SUBSCRIBE)
+        await asyncio.sleep(12)
+        line.fill()
+        await scene.edge.publish("open:a", 1)
+        await asyncio.sleep(12)
+        pressures = [said.pressure for said in await scene.said(ANNOUNCE, Announce)]
+        assert pressures[0] == 0
+        assert pressures[-1] > 50
+
+    play(scene)
+
+
 async def _remember(scene: Scene) -> None:
     store = scene.edge.store
     claim = await store.epochs.claim(PARTITION, 0, scene.edge.clock.wall_ms(), "e1")

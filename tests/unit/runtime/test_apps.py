@@ -81,6 +81,16 @@ def test_an_app_weighs_one_unless_it_is_told_otherwise() -> None:
     assert [apps.weight_of(id) for id in ("one", "three", "gone")] == [1, 3, 1]
 
 
+def test_an_app_may_have_a_quota_of_deliveries(tmp_path: Path) -> None:
+    file = tmp_path / "apps.toml"
+    file.write_text('[[apps]]\nid = "one"\ndeliveries_per_s = 1_000\n[[apps]]\nid = "free"\n')
+    apps = Apps(read_apps(file))
+    assert [apps.deliveries_per_s_of(id) for id in ("one", "free", "gone")] == [1_000, None, None]
+    file.write_text('[[apps]]\nid = "one"\ndeliveries_per_s = 0\n')
+    with pytest.raises(ConfigError, match="deliveries_per_s"):
+        read_apps(file)
+
+
 @pytest.mark.parametrize("weight", [0, 101, -1])
 def test_a_weight_nobody_can_have_is_a_config_error(tmp_path: Path, weight: int) -> None:
     file = tmp_path / "apps.toml"
