@@ -110,7 +110,14 @@ class Engine:
     async def _start_sender(self, log: Log, store: Store) -> None:
         self._policies = Policies(store.configs, self.profiles)
         await self._policies.start()
-        self._sender = Sender(log=log, store=store, profiles=self.profiles, clock=self.clock, holder=self.holder)
+        self._sender = Sender(
+            log=log,
+            store=store,
+            profiles=self.profiles,
+            clock=self.clock,
+            holder=self.holder,
+            policy_of=self._policies.of,
+        )
         await self._sender.start()
         if "sender" in self.settings.roles:
             self._config = PolicyConfig(

@@ -92,6 +92,15 @@ def test_a_policy_acts_in_rooms_that_are_there_and_in_new_ones_and_can_be_taken_
     assert 20 <= kept(api, "live:stage") <= 20 * WINDOWS
 
 
+def test_a_policy_classes_what_is_published_from_its_answer_on(api: ApiClient) -> None:
+    like = {"room": "live:stage", "data": 1, "type": "gift", "priority": "low"}
+    assert api.post("/v1/publish", like)["priority"] == "low"
+    api.put(LIVE, json.dumps({"types": {"gift": "high"}}).encode())
+    assert api.post("/v1/publish", like)["priority"] == "high"
+    api.delete(LIVE)
+    assert api.post("/v1/publish", like)["priority"] == "low"
+
+
 @pytest.mark.parametrize("bad", [{"shared_slots_min": 3}, {"reserved_slots": -1}, {"slots": 1}, {"types": {"a": "b"}}])
 def test_a_bad_policy_is_refused_with_the_field_named_and_the_running_one_stays(api: ApiClient, bad: Any) -> None:
     api.put(LIVE, json.dumps(CALM).encode())
