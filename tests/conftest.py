@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from fanout.adapters import open_log, open_store
 from fanout.core.records import CHUNKS, DEAD, MEMBERS, MESSAGES, TASKS
@@ -15,6 +16,9 @@ from tests.support.clocks import SteppedClock
 from tests.support.parts import need, start_redis_cluster
 
 REAL = pytest.mark.real
+
+settings.register_profile("fanout", deadline=None)  # no test fails by the clock
+settings.load_profile("fanout")
 
 
 @pytest.fixture(scope="session")
