@@ -65,6 +65,19 @@ def ledger(api: ApiClient, room: str, accepted: int) -> Any:
         time.sleep(0.05)
 
 
+def ready(engine: EngineProcess) -> None:
+    """Return when an engine says that it has all it needs: a worker, that it works on its partitions."""
+    deadline = time.monotonic() + SETTLED_S
+    with ApiClient(engine.url) as api:
+        while True:
+            try:
+                api.get("/readyz")
+                return
+            except ApiError as error:
+                assert error.status == 503 and time.monotonic() < deadline, error
+                time.sleep(0.1)
+
+
 def kept(api: ApiClient, room: str) -> int:
     """Publish a loud moment and return how many messages of it were kept; the rest is in the ledger by reason."""
     before = 0
@@ -146,20 +159,22 @@ def test_a_bad_file_is_one_line_with_the_field_and_exit_status_2(tmp_path: Path)
 def test_an_owner_that_follows_a_killed_one_decides_by_the_policy_it_never_read(kafka_url: str, redis_url: str) -> None:
     options = ["--insecure", "--port", "0", "--log", kafka_url, "--store", redis_url]
     options += ["--prefix", f"p{uuid.uuid4().hex[:8]}"]
-    worker = EngineProcess([*options, "--roles", "worker"]).start(60.0)
-    follower: EngineProcess | None = None
-    sender = EngineProcess([*options, "--roles", "sender"]).start(60.0)
+    worker, follower = (EngineProcess([*options, "--roles", "worker"]) for _ in range(2))
+    sender = EngineProcess([*options, "--roles", "sender"]).spawn()
     try:
+        worker.start(60.0)
+        sender.wait_listening(60.0)
         with ApiClient(sender.url) as api:
             assert kept(api, "live:stage") >= 20
             api.put(LIVE, json.dumps(CALM).encode())
             assert 2 <= kept(api, "live:stage") <= 2 * WINDOWS
             time.sleep(1.0)  # the record is committed, so that only the store can tell the next owner of it
-            worker.kill()
-            follower = EngineProcess([*options, "--roles", "worker"]).start(60.0)
+        worker.kill()
+        follower.start(60.0)
+        ready(follower)  # else what is published meanwhile may be too old by then
+        with ApiClient(sender.url) as api:  # a connection that was idle for seconds is closed
             assert 2 <= kept(api, "live:stage") <= 2 * WINDOWS
             assert 2 <= kept(api, "live:new") <= 2 * WINDOWS
     finally:
         for process in (sender, worker, follower):
-            if process is not None:
-                process.kill()
+            process.kill()

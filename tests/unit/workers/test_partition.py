@@ -7,8 +7,21 @@ from collections.abc import Sequence
 import pytest
 
 from fanout.core.messages import Priority
-from fanout.core.profiles import Profiles
-from fanout.core.records import ANNOUNCE, BUDGET, TICK, Announce, Budget, Chunk, RoomReport, body, encode
+from fanout.core.policies import encode_policies
+from fanout.core.profiles import Policy, Profiles
+from fanout.core.records import (
+    ANNOUNCE,
+    BUDGET,
+    POLICY,
+    TICK,
+    Announce,
+    Budget,
+    Chunk,
+    PolicyChange,
+    RoomReport,
+    body,
+    encode,
+)
 from fanout.core.room_state import RoomState, Target
 from fanout.ports import LogRecord, RoomMeta
 from sharding.placement import partition_of
@@ -245,6 +258,47 @@ def test_a_budget_concerns_its_rooms_and_a_tick_nobody(partition: Partition) -> 
     load(partition, {B: None}, number=4)
     assert [partition.rooms[key].shared_slots for key in (A, B)] == [5, 6]
     assert turn.parked == []
+
+
+def policy(version: int, most: int, app: str = "app") -> bytes:
+    policies = encode_policies({"live": Policy(shared_slots_min=0, shared_slots_max=most)})
+    return encode(POLICY, PolicyChange(app, version, policies))
+
+
+def test_a_policy_concerns_the_rooms_of_its_app_that_are_here_and_the_next_owner_is_told(partition: Partition) -> None:
+    take(partition, [Rec(10, attach(3), A)])
+    load(partition, {A: None})
+    turn = take(partition, [Rec(11, policy(7, 3), None), Rec(12, policy(9, 4, "other"), None)], 3)
+    assert partition.rooms[A].shared_slots == 3
+    assert [(at.app, at.offset, at.version) for _, at in turn.policies] == [("app", 11, 7), ("other", 12, 9)]
+    assert [ownership for ownership, _ in turn.policies] == [partition.ownership] * 2
+    assert turn.changes == [] and turn.parked == []
+    take(partition, [Rec(13, attach(3), B)])
+    load(partition, {B: None}, number=4)
+    assert partition.rooms[B].shared_slots == 3
+
+
+def test_a_policy_that_is_not_newer_changes_nothing(partition: Partition) -> None:
+    take(partition, [Rec(10, attach(3), A)])
+    load(partition, {A: None})
+    turn = take(partition, [Rec(11, policy(7, 3), None), Rec(12, policy(7, 4), None), Rec(13, policy(6, 5), None)], 3)
+    assert partition.rooms[A].shared_slots == 3
+    assert [at.version for _, at in turn.policies] == [7]
+
+
+def test_a_policy_acts_in_a_room_that_is_being_loaded_from_its_place_on(partition: Partition) -> None:
+    before = [Rec(10 + number, message(), A) for number in range(8)]
+    after = [Rec(19 + number, message(), A, timestamp=1_000_200) for number in range(8)]
+    take(partition, [*before, Rec(18, policy(7, 3), None), *after])
+    (change,) = load(partition, {A: None}).changes
+    assert [entry.offset for entry in change.batch.entries] == [*range(11, 19), *range(20, 23)]
+
+
+def test_a_policy_that_nobody_can_be_thinned_by_is_parked(partition: Partition) -> None:
+    bad = PolicyChange("app", 7, b'{"live":{"shared_slots_max":-1}}')
+    turn = take(partition, [Rec(10, encode(POLICY, bad), None)])
+    assert reasons(turn) == ["bad_policy"]
+    assert turn.policies == [] and partition.policies.version("app") == 0
 
 
 def test_a_lost_gateway_is_expired_in_the_rooms_that_are_still_here(partition: Partition) -> None:
