@@ -121,6 +121,9 @@ class Log(Protocol):
     async def ends(self, topic: str, partitions: Sequence[int]) -> Mapping[int, tuple[int, int]]:
         """Return (earliest offset, end = offset of the next record) of each partition."""
 
+    async def offset_at(self, topic: str, partition: int, at_ms: int) -> int:
+        """Return the offset of the first record whose time is at or after ``at_ms``; the end where there is none."""
+
     def partitions(self, topic: str) -> int:
         """Return the partition count of a topic, as fixed at its creation."""
 

@@ -19,9 +19,10 @@ _LOGS: Final[WeakValueDictionary[str, MemoryLog]] = WeakValueDictionary()
 _STATES: Final[WeakValueDictionary[str, MemoryState]] = WeakValueDictionary()
 
 
-async def open_log(url: str, *, topics: Topics, clock: Clock) -> Log:
+async def open_log(url: str, *, topics: Topics, clock: Clock, create_missing: bool = True) -> Log:
     """Return the log at ``memory`` (one of its own), ``memory://name`` (shared in this process, as long as somebody
-    holds it), or ``kafka://host:port[,host:port]``.
+    holds it), or ``kafka://host:port[,host:port]``. A Kafka on loopback gets the topics that it lacks, where
+    ``create_missing``.
 
     Raises ValueError for another URL, Unavailable when Kafka does not answer or lacks a topic.
     """
@@ -34,7 +35,7 @@ async def open_log(url: str, *, topics: Topics, clock: Clock) -> Log:
     if scheme in LOG_SCHEMES:
         from fanout.adapters.kafka import KafkaLog
 
-        return await KafkaLog.open(url, topics)
+        return await KafkaLog.open(url, topics, create_missing=create_missing)
     raise ValueError(f"log: memory or kafka://host:port, not {url!r}")
 
 

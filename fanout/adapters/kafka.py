@@ -33,8 +33,8 @@ class KafkaLog:
         self._open: list[KafkaReader | KafkaWriter] = []
 
     @classmethod
-    async def open(cls, url: str, topics: Topics) -> KafkaLog:
-        """Connect and check the topics; on loopback missing ones are created.
+    async def open(cls, url: str, topics: Topics, *, create_missing: bool = True) -> KafkaLog:
+        """Connect and check the topics; on loopback missing ones are created, unless that is not wanted.
 
         Raises ValueError (URL), TopicMismatch (partition counts), Unavailable (no answer, or topics are missing).
         """
@@ -43,7 +43,7 @@ class KafkaLog:
             counts = await partition_counts(log._bootstrap, topics)
             check_counts(topics, counts)
             missing = [topics.name(topic) for topic in topics.partitions if topic not in counts]
-            if missing and not all(_is_loopback(address) for address in log._bootstrap):
+            if missing and not (create_missing and all(_is_loopback(address) for address in log._bootstrap)):
                 raise Unavailable(f"kafka has no topic {', '.join(missing)}: run `fanout topics apply`")
             if missing:
                 await apply(url, topics, replication=1)
@@ -100,6 +100,10 @@ class KafkaLog:
     async def ends(self, topic: str, partitions: Sequence[int]) -> Mapping[int, tuple[int, int]]:
         """Return (earliest, end) of each partition; raises Unavailable."""
         return await self._questions.ends(self.topics.name(topic), partitions)
+
+    async def offset_at(self, topic: str, partition: int, at_ms: int) -> int:
+        """Return the offset of the first record at or after ``at_ms``, or the end; raises Unavailable."""
+        return await self._questions.offset_at(self.topics.name(topic), partition, at_ms)
 
     def partitions(self, topic: str) -> int:
         """Return the partition count of a topic, as checked when the log was opened."""

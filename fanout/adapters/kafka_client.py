@@ -119,6 +119,15 @@ class Questions:
             earliest, end = await asyncio.gather(consumer.beginning_offsets(wanted), consumer.end_offsets(wanted))
         return {one.partition: (earliest[one], end[one]) for one in wanted}
 
+    async def offset_at(self, topic: str, partition: int, at_ms: int) -> int:
+        """Return the offset of the first record at or after ``at_ms``, or the end; ``topic`` with its prefix."""
+        one = TopicPartition(topic, partition)
+        async with self._asking(f"offsets of {topic}") as consumer:
+            # The end is asked for first: what is appended between both answers is not passed over.
+            end: int = (await consumer.end_offsets([one]))[one]
+            found = (await consumer.offsets_for_times({one: max(0, at_ms)}))[one]
+        return end if found is None else int(found.offset)
+
     async def ping(self) -> None:
         """Return when a broker answers. Raises Unavailable."""
         async with self._asking("metadata") as consumer:

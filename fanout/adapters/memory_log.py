@@ -24,6 +24,7 @@ from fanout.ports import Appended, Assignment, Clock, Topics
 
 _DAY_MS: Final = 86_400_000
 _OFFSET: Final = attrgetter("offset")
+_TIME: Final = attrgetter("timestamp")
 _COMPACT_MIN: Final = 1_024  # below so many records compacting costs more than it frees
 
 
@@ -125,6 +126,11 @@ class _Partition:
             index = bisect_left(records, offset, start, key=_OFFSET)
         return records[index : index + records_max]
 
+    def offset_at(self, at_ms: int) -> int:
+        """Return the offset of the first record at or after ``at_ms``, or the end."""
+        index = bisect_left(self._records, at_ms, self._start, key=_TIME)
+        return self._records[index].offset if index < len(self._records) else self.end
+
 
 class MemoryLog:
     """``ports.Log`` in memory. One object serves all roles of a process; it belongs to one event loop."""
@@ -178,6 +184,13 @@ class MemoryLog:
         for partition in found.values():
             partition.expire(self.clock.wall_ms())
         return {number: (partition.earliest, partition.end) for number, partition in found.items()}
+
+    async def offset_at(self, topic: str, partition: int, at_ms: int) -> int:
+        """Return the offset of the first record at or after ``at_ms``, or the end."""
+        self.check()
+        found = self.partition(topic, partition)
+        found.expire(self.clock.wall_ms())
+        return found.offset_at(at_ms)
 
     def partitions(self, topic: str) -> int:
         """Return the partition count of a topic."""

@@ -202,6 +202,23 @@ async def test_ends_tell_the_earliest_offset_and_that_of_the_next_record(log: Lo
     assert await log.ends(MESSAGES, [1, 2]) == {1: (0, 0), 2: (0, 3)}
 
 
+async def test_a_time_is_found_as_the_offset_of_the_first_record_at_or_after_it(log: Log, clock: SteppedClock) -> None:
+    writer = await log.writer(durable=True)
+    assert await log.offset_at(MESSAGES, 2, 0) == 0
+    places = []
+    for _ in range(3):
+        clock.advance(5)
+        await asyncio.sleep(0.005)  # the broker's clock is not the test's
+        places.append(await writer.append(MESSAGES, 2, None, b"x"))
+    for place in places:
+        first = min(one.offset for one in places if one.at_ms >= place.at_ms)
+        assert await log.offset_at(MESSAGES, 2, place.at_ms) == first
+    assert await log.offset_at(MESSAGES, 2, places[0].at_ms + 1) == 1
+    assert await log.offset_at(MESSAGES, 2, places[0].at_ms - 60_000) == 0
+    assert await log.offset_at(MESSAGES, 2, places[-1].at_ms + 1) == 3
+    assert await log.offset_at(MESSAGES, 2, places[-1].at_ms + 3_600_000) == 3
+
+
 async def test_a_group_reads_from_the_earliest_and_then_from_what_was_committed(log: Log) -> None:
     writer = await log.writer(durable=True)
     await writer.append_many(MESSAGES, 1, [(None, b"%d" % number) for number in range(10)])

@@ -130,6 +130,9 @@ class LateEnds:
         await asyncio.sleep(self.late_s)
         return found
 
+    async def offset_at(self, topic: str, partition: int, at_ms: int) -> int:
+        return await self._log.offset_at(topic, partition, at_ms)
+
     async def writer(self, *, durable: bool) -> LogWriter:
         return await self._log.writer(durable=durable)
 
