@@ -194,6 +194,25 @@ def policy_reset(namespace: str, url: UrlOption = DEFAULT_URL, key: KeyOption = 
 
 
 @app.command()
+def shadow(
+    policy: Annotated[Path, typer.Option(help="JSON or TOML; what it leaves out is as in the namespace's profile")],
+    room: Annotated[str, typer.Option(help="Whose messages are decided again")],
+    since: Annotated[str, typer.Option(help="90m, 6h, 1d; at most 7d")] = "1d",
+    app_id: Annotated[str, typer.Option("--app")] = "default",
+    log: LogOption = "kafka://127.0.0.1:9092",
+    prefix: Annotated[str, typer.Option(envvar="FANOUT_PREFIX")] = "fanout",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table and a plot")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Write the plot to this file as well")] = None,
+) -> None:
+    """Tell what another policy would have kept and dropped of a room's messages; nothing is changed anywhere."""
+    from fanout.cli.shadow import ShadowSettings, run_shadow
+    from fanout.runtime.logs import configure_logs
+
+    configure_logs()
+    raise typer.Exit(run_shadow(ShadowSettings(policy, room, since, app_id, log, prefix, as_json, svg)))
+
+
+@app.command()
 def doctor(log: LogOption = "memory", store: StoreOption = "memory", prefix: str = "fanout") -> None:
     """Check Kafka, Redis, clocks, file descriptors and kernel settings; each finding comes with its remedy."""
     from fanout.cli.doctor import examine

@@ -1,0 +1,186 @@
+"""``fanout shadow``: what another policy would have kept and dropped of what a room has said.
+
+Reads the log and writes nothing to it: no group, no commit, no topic. Lives elsewhere: the decisions
+(``workers.shadow``), how they are shown (``shadow_report``, ``shadow_plot``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from fanout.adapters import open_log
+from fanout.cli.policy_file import read_policy
+from fanout.cli.shadow_plot import as_svg, as_text
+from fanout.cli.shadow_report import Report, as_json, as_table, utc
+from fanout.cli.terminal import say
+from fanout.core.errors import ConfigError, FanoutError, OutOfRange, Refused, Unavailable
+from fanout.core.limits import POLL_RECORDS_MAX, SHADOW_QUIET_S_MAX, SHADOW_RECORDS_MAX, SHADOW_SINCE_MS_MAX
+from fanout.core.messages import check_app, check_room, room_key
+from fanout.core.profiles import Policy, Profile, Profiles
+from fanout.core.records import MESSAGES, PARTITIONS
+from fanout.ports import Log, LogReader, LogRecord, Topics
+from fanout.runtime.clock import SystemClock
+from sharding.placement import partition_of
+from workers.shadow import AT_ADMISSION, BY_WALL_CLOCK, Comparison, Place
+
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
+_UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_POLL_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowSettings:
+    """What the command was told."""
+
+    policy: Path
+    room: str
+    since: str
+    app: str
+    log: str
+    prefix: str
+    as_json: bool
+    svg: Path | None
+
+
+class Read(NamedTuple):
+    """What came of reading. ``unread``: log offsets of the partition up to the end seen that gave no record in time."""
+
+    comparison: Comparison
+    unread: int
+
+
+def run_shadow(settings: ShadowSettings) -> int:
+    """Print the comparison; exit status 1 where the room has said nothing. Raises ConfigError for everything else."""
+    profile = _profile(settings.app, settings.room)
+    since_ms = SystemClock().wall_ms() - duration_ms(settings.since)
+    proposed = read_policy(settings.policy, profile.policy)
+    try:
+        read = asyncio.run(_read_log(settings, profile, proposed, since_ms))
+    except (FanoutError, ValueError) as error:
+        raise ConfigError(f"--log {settings.log}: {error}") from error
+    if not read.comparison.records:
+        where = f"room {settings.room} of app {settings.app}"
+        sys.stderr.write(f"fanout: the log has no messages of {where} since {utc(since_ms)} ({settings.since})\n")
+        return 1
+    _show(settings, Report.of(read.comparison, since_ms, notes(read, profile, proposed)))
+    return 0
+
+
+def duration_ms(text: str) -> int:
+    """Return the ms of ``90m``, ``6h`` or ``1d``; raises ConfigError."""
+    found = _DURATION.fullmatch(text)
+    length_ms = int(found[1]) * _UNITS_MS[found[2]] if found else 0
+    if not 0 < length_ms <= SHADOW_SINCE_MS_MAX:
+        raise ConfigError(f"--since {text}: a number with s, m, h or d, such as 90m, 6h or 1d; at most 7d")
+    return length_ms
+
+
+def notes(read: Read, profile: Profile, proposed: Policy) -> list[str]:
+    """Return what a reader of the figures has to know, a sentence each."""
+    comparison = read.comparison
+    said = [
+        "Both begin with empty windows: what the room had before is not known.",
+        "Lateness is left out: it depends on when the worker came to a message.",
+    ]
+    if not profile.thinned:
+        said.append(f"Rooms of the profile {profile.name} are not thinned, whatever the policy.")
+    differing = [field for field in AT_ADMISSION if getattr(proposed, field) != getattr(profile.policy, field)]
+    if differing:
+        said.append(
+            f"{', '.join(differing)}: what was admitted is taken as admitted, with the class that stands on the log; "
+            "only a foreign producer's JSON is classed anew."
+        )
+    late = [field for field in BY_WALL_CLOCK if getattr(proposed, field) != getattr(profile.policy, field)]
+    if late:
+        said.append(f"{', '.join(late)}: without effect here.")
+    parked = comparison.in_force.parked
+    if parked:
+        said.append(f"{parked:,} records of the room are none that a worker can read; nobody counts them.")
+    if comparison.is_cut:
+        said.append(f"Cut: the room has more than {comparison.records:,} records; later ones are not counted.")
+    if read.unread:
+        said.append(f"The last {read.unread:,} places of the partition gave no record in {SHADOW_QUIET_S_MAX:g} s.")
+    return said
+
+
+async def read_room(log: Log, comparison: Comparison, place: Place, end: int) -> Read:
+    """Read a room's partition from its place up to log offset ``end``; raises Unavailable."""
+    reader = await log.reader(MESSAGES, [place.number])
+    try:
+        reader.seek(place.number, place.start)
+        quiet_s = 0.0
+        while reader.position(place.number) < end and not comparison.is_cut and quiet_s < SHADOW_QUIET_S_MAX:
+            records = await _poll(reader, place.number)
+            quiet_s = 0.0 if records else quiet_s + _POLL_S
+            comparison.take([record for record in records if record.offset < end])
+        unread = 0 if comparison.is_cut else max(0, end - reader.position(place.number))
+    finally:
+        await reader.close()
+    return Read(comparison, unread)
+
+
+async def _poll(reader: LogReader, number: int) -> list[LogRecord]:
+    try:
+        return list((await reader.poll(POLL_RECORDS_MAX, _POLL_S)).get(number, ()))
+    except OutOfRange as error:
+        if error.earliest <= error.offset:
+            raise Unavailable(f"the log was cut short while it was read: {error}") from error
+        reader.seek(number, error.earliest)  # its oldest records went meanwhile
+        return []
+
+
+async def _read_log(settings: ShadowSettings, profile: Profile, proposed: Policy, since_ms: int) -> Read:
+    if not settings.log.startswith("kafka://"):
+        raise ValueError("a log in memory ends with its engine: give --log kafka://host:port")
+    topics = Topics(prefix=settings.prefix, partitions={MESSAGES: PARTITIONS[MESSAGES]})
+    log = await open_log(settings.log, topics=topics, clock=SystemClock(), create_missing=False)
+    try:
+        return await compare(log, room_key(settings.app, settings.room), profile, proposed, since_ms)
+    finally:
+        await log.close()
+
+
+async def compare(
+    log: Log,
+    key: str,
+    profile: Profile,
+    proposed: Policy,
+    since_ms: int,
+    *,
+    records_max: int = SHADOW_RECORDS_MAX,
+) -> Read:
+    """Decide a room's records since a time (Unix ms) twice, up to the log's end as it is now; raises Unavailable."""
+    number = partition_of(key.encode(), log.partitions(MESSAGES))
+    ((_, end),) = (await log.ends(MESSAGES, [number])).values()
+    start = await log.offset_at(MESSAGES, number, since_ms)
+    place = Place(number, log.partitions(MESSAGES), start)
+    comparison = Comparison(key, profile, proposed, place, records_max=records_max)
+    return await read_room(log, comparison, place, end)
+
+
+def _profile(app: str, room: str) -> Profile:
+    try:
+        check_app(app)
+        return Profiles(insecure=True).of(check_room(room))
+    except Refused as refused:
+        raise ConfigError(f"--app {app} --room {room}: {refused.detail}") from refused
+
+
+def _show(settings: ShadowSettings, report: Report) -> None:
+    if settings.svg is not None:
+        try:
+            settings.svg.write_text(as_svg(report), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--svg {settings.svg}: {error.strerror}") from error
+    if settings.as_json:
+        say(msgspec.json.encode(as_json(report)).decode())
+        return
+    for line in (*as_table(report), "", *as_text(report), "", *report.notes):
+        say(line)
