@@ -147,7 +147,7 @@ def cut(turn: Turn) -> None:
     """Build the chunks of what was decided so far, by slot; the turn stays open."""
     for room, draft in turn.drafts.items():
         if draft.entries:
-            close_room_batch(turn, draft, room.last, room.n)
+            close_room_batch(turn, draft, room.last, room.n, is_whole=True)
     turn.slots = turn.chunks.build()
     turn.chunks = ChunkBuilder()
 

@@ -27,5 +27,5 @@ def note(draft: Draft, room: RoomState, id_: int, class_: int, position: int, re
         outcome = Outcome(name, at_ms, Fate.DROPPED.value, class_, stage=reason.stage, reason=reason.word)
     else:
         offset = position if room.kinds[class_] != _EPHEMERAL else 0
-        outcome = Outcome(name, at_ms, Fate.KEPT.value, class_, offset, deliveries=room.listeners())
+        outcome = Outcome(name, at_ms, Fate.KEPT.value, class_, offset, deliveries=room.members())
     draft.note(NotedOutcome(id_, at_ms, encode_body(outcome)))

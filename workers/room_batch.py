@@ -18,11 +18,15 @@ _LONG: Final = struct.Struct(">BH")
 _LONGEST: Final = struct.Struct(">BI")
 
 
-def close_room_batch(turn: Turn, draft: Draft, prev: int, n: int) -> None:
-    """End the open room batch for the routes as they stand; the next one begins at (``prev``, ``n``)."""
+def close_room_batch(turn: Turn, draft: Draft, prev: int, n: int, *, is_whole: bool = False) -> None:
+    """End the open room batch for the routes as they stand; the next one begins at (``prev``, ``n``).
+
+    ``is_whole``: everything up to the room's ``applied`` is counted, and nothing beyond: what was thinned is told.
+    """
     if draft.entries:
         room = draft.room
-        raw = room_batch(draft.ownership, room, draft.prev, draft.n, draft.entries)
+        thinned = [room.applied, *room.thinned] if is_whole and room.profile.thinned else None
+        raw = room_batch(draft.ownership, room, draft.prev, draft.n, draft.entries, thinned=thinned)
         turn.chunks.add(room.key, room.targets, raw)
         draft.entries, draft.size = [], 0
     draft.prev, draft.n = prev, n
@@ -41,13 +45,24 @@ def room_batch(
     n: int,
     entries: Sequence[bytes],
     attached_instance: int | None = None,
+    thinned: list[int] | None = None,
 ) -> bytes:
     """Return the msgpack of a records.RoomBatch with these encoded entries."""
     joined = msgspec.Raw(b"".join((_array_head(len(entries)), *entries)))
     attached = None if attached_instance is None else room.attached(attached_instance)
     return encode_body(
         RawRoomBatch(
-            room.key, SOURCE_MESSAGES, ownership.partition, ownership.owner, ownership.epoch, prev, n, joined, attached
+            room.key,
+            SOURCE_MESSAGES,
+            ownership.partition,
+            ownership.owner,
+            ownership.epoch,
+            prev,
+            n,
+            joined,
+            attached,
+            None,
+            thinned,
         )
     )
 

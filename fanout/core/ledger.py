@@ -18,7 +18,7 @@ import msgspec
 from fanout.core.errors import RecordError
 from fanout.core.limits import EDGE_REASONS_MAX, REPORT_COUNT_MAX, REPORT_SUBSCRIPTIONS_MAX
 from fanout.core.messages import PRIORITIES
-from fanout.core.policy import DropReason
+from fanout.core.policy import REPEAT, DropReason
 from fanout.core.records import Counts, RoomReport, decode_body
 from fanout.core.room_log import NONE, Tally, minus, plus, times
 
@@ -93,6 +93,15 @@ def drop(ledger: Ledger, reason: DropReason, class_: int, messages: int = 1) -> 
         ledger.dropped[reason.stage] = dict(sorted(stage.items()))
         ledger.dropped = dict(sorted(ledger.dropped.items()))
     counts[class_] += messages
+
+
+def thinned(ledger: Ledger) -> Counts:
+    """Return by class what was dropped and does not stand elsewhere: all drops but repeats."""
+    found = zeros()
+    for stage, reasons in ledger.dropped.items():
+        for counts in reasons.values() if stage != REPEAT else ():
+            found = [a + b for a, b in zip(found, counts, strict=True)]
+    return found
 
 
 def check_report(report: RoomReport) -> None:

@@ -102,6 +102,7 @@ HOLE_FILL_TIMEOUT_S: Final = 1.0
 RING_ENTRIES_MAX: Final = 1_024
 RING_AGE_S_MAX: Final = 60.0
 RING_BYTES_MAX: Final = 2 << 20  # 1,024 chat lines of 300 bytes, with what they take in memory besides
+THINNED_MARK_MS: Final = 250  # so far apart a gateway remembers how much was thinned: a minute takes 60 KB a room
 RINGS_BYTES_MAX: Final = 512 << 20  # all rings of a process
 FRAME_BYTES_MAX: Final = 65_536
 FRAME_MESSAGES_MAX: Final = 256

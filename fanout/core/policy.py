@@ -28,12 +28,15 @@ _HIGH: Final = Priority.HIGH
 _LOW: Final = Priority.LOW
 
 
+REPEAT: Final = "repeat"  # the stage of what stands already: nobody misses it
+
+
 class DropReason(Enum):
     """Every fate before the gateways that is no publication: (stage, reason), as in the ledger and in metrics."""
 
     WINDOW_FULL = ("policy", "window_full")  # no slot of the window is left for its class
     SENDER_CAP = ("policy", "sender_cap")  # its sender has had its share of this window
-    KEYED = ("repeat", "keyed")  # the same idempotency key stands at a lower position
+    KEYED = (REPEAT, "keyed")  # the same idempotency key stands at a lower position
     LATE = ("late", "too_old")  # older than its class allows when the worker came to it
 
     def __init__(self, stage: str, word: str) -> None:

@@ -213,7 +213,8 @@ class RoomBatch(msgspec.Struct, array_like=True, gc=False):
 
     ``source`` (0 messages, 1 tasks) and ``partition`` say where the entries come from, ``owner`` is the generation of
     the worker that owns that partition, ``prev`` the room's last reliable offset before the batch, ``n`` its count
-    there. ``sessions`` names the receivers where the batch is not for every subscription.
+    there. ``sessions`` names the receivers where the batch is not for every subscription. ``thinned``, where it is
+    said: a position, and how many messages of each class were thinned up to it, ever.
     """
 
     key: str
@@ -226,6 +227,7 @@ class RoomBatch(msgspec.Struct, array_like=True, gc=False):
     entries: list[Entry]
     attached: Attached | None = None
     sessions: list[int] | None = None
+    thinned: list[int] | None = None
 
 
 class Chunk(msgspec.Struct, array_like=True, gc=False):
@@ -251,6 +253,7 @@ class RawRoomBatch(msgspec.Struct, array_like=True, gc=False):
     entries: msgspec.Raw
     attached: Attached | None = None
     sessions: list[int] | None = None
+    thinned: list[int] | None = None
 
 
 class Parked(msgspec.Struct):

@@ -109,6 +109,7 @@ class RoomLog:
         "_base_counts",
         "_base_head",
         "_base_last",
+        "_begun_head",
         "_bytes",
         "_bytes_max",
         "_entries_max",
@@ -139,6 +140,7 @@ class RoomLog:
     def _place(self, position: Position) -> None:
         self.epoch, self.head, self.last, self.floor, self.n = position
         self._base_head, self._base_last = position.head, position.last
+        self._begun_head = position.head
 
     # --- position -----------------------------------------------------------------------------------------------------
 
@@ -301,6 +303,11 @@ class RoomLog:
         return self._base_head
 
     @property
+    def whole_from(self) -> int:
+        """The offset above which the ring holds all that came, ephemeral publications as well: the history has none."""
+        return max(self._begun_head, self._base_head)
+
+    @property
     def oldest_last(self) -> int:
         """The newest reliable offset that is not in the ring: the last link that history has to bring."""
         return self._base_last
@@ -309,6 +316,12 @@ class RoomLog:
         """Return the cursor of a client that has everything stored up to ``offset`` (≥ what ``covers`` asks)."""
         place = bisect_right(self._held, offset, lo=self._skip, key=_head_of)
         return self.first + place - self._skip - 1
+
+    def entries_between(self, after: int, upto: int) -> list[Entry]:
+        """Return the entries in the ring whose records stand after one position, up to another."""
+        start = bisect_right(self._held, after, lo=self._skip, key=_offset_of)
+        stop = bisect_right(self._held, upto, lo=start, key=_offset_of)
+        return [publication.entry for publication in self._held[start:stop]]
 
     def read(
         self,
@@ -383,6 +396,10 @@ def _plus_one(counts: Tally, priority: int) -> Tally:
 
 def _minus_one(counts: Tally, priority: int) -> Tally:
     return minus(counts, _plus_one(NONE, priority))
+
+
+def _offset_of(publication: Publication) -> int:
+    return publication.entry.offset
 
 
 def _head_of(publication: Publication) -> int:

@@ -16,10 +16,22 @@ from typing import Any, Final
 
 import msgspec
 
-from fanout.core.ledger import NOTHING, Ledger, Stay, add, drop, ended, sent_since, take_report, tally_of
+from fanout.core.ledger import (
+    NOTHING,
+    Ledger,
+    Stay,
+    add,
+    drop,
+    ended,
+    sent_since,
+    take_report,
+    tally_of,
+    thinned,
+    zeros,
+)
 from fanout.core.ledger_spans import Opening, Spans, opening, span_of
 from fanout.core.limits import IDEMPOTENCY_S, KEYED_IDS_MAX, LEDGER_SPAN_MS, SHARED_TARGETS_MAX, STAY_REMEMBERED_MS
-from fanout.core.policy import DropReason, Thinning
+from fanout.core.policy import REPEAT, DropReason, Thinning
 from fanout.core.profiles import Policy, Profile
 from fanout.core.records import Attached, RoomReport, decode_body
 from fanout.core.room_log import NONE, Tally, minus
@@ -126,6 +138,7 @@ class RoomState:
         "spans",
         "stays",
         "targets",
+        "thinned",
         "thinning",
         "touched",
         "values",
@@ -138,6 +151,7 @@ class RoomState:
         self.kinds = tuple(kind.value for kind in profile.kinds)
         self.head, self.last, self.floor, self.n, self.applied = head, last, floor, n, applied
         self.ledger = Ledger()
+        self.thinned = zeros()  # of the ledger's drops: what clients do not get because of policy or lateness
         self.stays: dict[int, Stay] = {}
         self.thinning = Thinning()
         self.put_in_force(Values())
@@ -159,6 +173,7 @@ class RoomState:
         """Take over the stored state; raises RecordError ``undecodable``."""
         stored = decode_body(state, StoredState) if state else StoredState()
         self.ledger, self.stays, self.thinning = stored.ledger, stored.stays, stored.thinning
+        self.thinned = thinned(stored.ledger)
         self.put_in_force(stored.values)
         self.folds = stored.folds
         self.spans = stored.spans
@@ -200,6 +215,8 @@ class RoomState:
     def drop(self, reason: DropReason, class_: int, messages: int = 1) -> None:
         """Count messages that are not kept."""
         drop(self.ledger, reason, class_, messages)
+        if reason.stage != REPEAT:
+            self.thinned[class_] += messages
 
     def opening(self, at_ms: int) -> Opening:
         """Return the counts so far as the opening of the span that a record of ``at_ms`` begins."""
@@ -209,10 +226,6 @@ class RoomState:
         """A record of ``at_ms``, which is at or behind the end of the last span, begins its own."""
         self.spans.began_ms = self.spans.began_ms or at_ms
         self.spans.end_ms = span_of(at_ms) + LEDGER_SPAN_MS
-
-    def listeners(self) -> int:
-        """Return the subscriptions that the gateways of the room have last reported."""
-        return sum(stay.subscriptions for stay in self.stays.values() if stay.gone is None)
 
     def attached(self, instance: int) -> Attached:
         """Return the answer to an Attach, or to an Announce whose head differs: where the room stands now."""

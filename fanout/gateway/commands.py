@@ -23,6 +23,7 @@ from fanout.core.limits import HISTORY_PAGE_MAX
 from fanout.core.publish import Publish, decode_publish
 from fanout.gateway.connect import refresh
 from fanout.gateway.recovery import REPLY_BYTES
+from fanout.gateway.skipped import skipped
 from fanout.gateway.subscribe import find, sub_refresh, subscribe, unsubscribe
 from fanout.gateway.wires import WIRE_CODECS
 from fanout.protocol.centrifuge import (
@@ -84,7 +85,10 @@ async def rpc_publish(session: Session, services: Services, data: bytes) -> byte
     return msgspec.json.encode(published)
 
 
-RPC_METHODS: Final[dict[str, Callable[[Session, Services, bytes], Awaitable[bytes]]]] = {"publish": rpc_publish}
+RPC_METHODS: Final[dict[str, Callable[[Session, Services, bytes], Awaitable[bytes]]]] = {
+    "publish": rpc_publish,
+    "skipped": skipped,
+}
 
 
 async def send(session: Session, services: Services, request: SendRequest) -> Reply:

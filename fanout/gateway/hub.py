@@ -14,11 +14,13 @@ from typing import Final
 import structlog
 
 from fanout.core.errors import RESYNC, CloseCode
+from fanout.core.ledger import CLASSES
 from fanout.core.limits import DETACH_AFTER_S, RING_BYTES_MAX, RINGS_BYTES_MAX
 from fanout.core.messages import Kind
 from fanout.core.profiles import Profile
 from fanout.core.records import Attached, Chunk, Entry, RoomBatch
 from fanout.core.room_log import SOURCE_MESSAGES, Position
+from fanout.core.thinned_marks import ThinnedMarks
 from fanout.gateway.edge_ledger import DropReason
 from fanout.gateway.history import EdgeHistory
 from fanout.gateway.holes import Hole, fetch
@@ -236,6 +238,9 @@ class Hub:
         if len(entries) < len(batch.entries):
             CHUNKS_REFUSED.labels("repeat").inc(len(batch.entries) - len(entries))
         self._append(room, entries, batch)
+        if batch.thinned is not None and len(batch.thinned) > CLASSES:
+            upto, system, high, normal, low = batch.thinned[: CLASSES + 1]
+            room.thinned.note(upto, (system, high, normal, low), self._now_ms())
 
     def _append(self, room: Room, entries: list[Entry], batch: RoomBatch) -> None:
         if not entries:
@@ -309,6 +314,7 @@ class Hub:
     def _reset(self, room: Room, position: Position) -> None:
         log = room.known_log
         log.reset(position)
+        room.thinned = ThinnedMarks()
         room.skip_to_end()
         self._account(room)
 
@@ -368,4 +374,5 @@ def _rest(batch: RoomBatch, place: int) -> RoomBatch:
         entries[0].prev,
         entries[0].n,
         entries,
+        thinned=batch.thinned,
     )

@@ -16,6 +16,7 @@ from fanout.core.messages import split_key
 from fanout.core.profiles import Profile
 from fanout.core.records import Entry
 from fanout.core.room_log import NONE, SOURCE_MESSAGES, Position, RoomLog, Tally, minus, plus, tally, times
+from fanout.core.thinned_marks import ThinnedMarks
 from fanout.gateway.edge_ledger import DropReason, EdgeLedger
 from fanout.gateway.step import NOWHERE, InStep, Sink
 from fanout.gateway.wires import WIRES, Encoders, Frame, SharedFrames, build_frame, encoders
@@ -121,6 +122,7 @@ class Room:
         "partition",
         "queued",
         "round",
+        "thinned",
         "touched",
         "turn",
     )
@@ -140,6 +142,7 @@ class Room:
         self.attached = False
         self._stay_from = _NOT_ATTACHED  # offset after which publications are sent to this stay
         self._not_taken = NONE  # of the log's cumulative counts: what came before the stay, or beside it
+        self.thinned = ThinnedMarks()
         self.hole: Hole | None = None
         self.queued = False
         self.frames = SharedFrames(self.encoders)
@@ -190,6 +193,7 @@ class Room:
     def begin(self, position: Position) -> None:
         """Start the log at a position."""
         self.log = RoomLog(position)
+        self.thinned = ThinnedMarks()
 
     def attach(self, head: int) -> None:
         """Note the answer to the room's Attach: publications after ``head`` are sent to this stay."""

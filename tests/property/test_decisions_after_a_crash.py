@@ -216,3 +216,25 @@ def test_every_slot_receives_a_chain_without_holes_from_its_answer_on(log: Log) 
                 assert entry.prev == last
                 last = entry.offset if entry.kind == 0 else last
         assert attached_at >= 0
+
+
+@given(log=logs, crash=st.integers(0, 60))
+def test_gateways_are_told_how_much_was_thinned_up_to_a_position_whoever_tells(log: Log, crash: int) -> None:
+    """What one record a turn counts up to each position is what any other cut and any other owner says of it."""
+    single = DecidedRoom(PROFILE)
+    thinned: dict[int, list[int]] = {}
+    for record in log.records:
+        single.turn([record])
+        thinned[single.room.applied] = list(single.room.thinned)
+
+    first = DecidedRoom(PROFILE)
+    for turn in log.turns():
+        first.turn(turn)
+    second = first.crashed(min(crash, len(first.stored)))
+    for turn in log.turns():
+        second.turn(turn)
+    for owner in (single, first, second):
+        for batches in owner.received.values():
+            said = [batch.thinned for batch in batches if batch.thinned is not None]
+            assert [counts for _, *counts in said] == [thinned[upto] for upto, *_ in said]
+            assert [upto for upto, *_ in said] == sorted({upto for upto, *_ in said})

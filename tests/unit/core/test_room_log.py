@@ -287,3 +287,24 @@ def test_tallies_add_up() -> None:
     assert counts == (1, 1, 1, 1)
     assert times(plus(counts, counts), 3) == (6, 6, 6, 6)
     assert minus(counts, counts) == (0, 0, 0, 0)
+
+
+def test_entries_between_two_positions_come_from_the_ring_ephemeral_ones_as_well() -> None:
+    log = filled(entry(12), entry(15, Kind.EPHEMERAL, prev=12), entry(17, Kind.RECENT, prev=12), entry(40, prev=12))
+    assert [one.offset for one in log.entries_between(12, 17)] == [15, 17]
+    assert [one.offset for one in log.entries_between(0, 100)] == [12, 15, 17, 40]
+    assert log.entries_between(40, 100) == log.entries_between(13, 14) == []
+    log.trim(61_000, log.end)
+    assert log.entries_between(0, 100) == []
+
+
+def test_the_ring_is_whole_from_where_it_was_begun_or_trimmed_whatever_history_puts_in_front() -> None:
+    log = filled(entry(12), entry(40, prev=12))
+    assert log.whole_from == 10
+    log.prepend([entry(6, prev=5), entry(9, prev=6)], 5, now_ms=0)
+    assert (log.whole_from, log.oldest_offset) == (10, 5)
+    log.append(entry(50, prev=40), 0, 3, 70_000)
+    log.trim(70_000, log.end)
+    assert log.whole_from == log.oldest_offset == 40
+    log.reset(Position("e", 60, 60, 60, 9))
+    assert log.whole_from == 60

@@ -141,3 +141,22 @@ def test_a_tracked_message_that_is_too_late_is_told_so() -> None:
     reason = DropReason.LATE
     assert outcomes(decided)[7].fate == "dropped"
     assert (outcomes(decided)[7].stage, outcomes(decided)[7].reason) == (reason.stage, reason.word)
+
+
+def test_the_batch_that_ends_a_turn_tells_how_much_was_thinned_up_to_its_end() -> None:
+    decided = DecidedRoom(LIVE)
+    decided.turn(records([attach(1)]))
+    chat = [message(Priority.NORMAL, 1 + n, sender="ann") for n in range(5)]
+    decided.turn(records([*chat, message(Priority.HIGH, 9, flags=KEYED)], first=1))
+    decided.turn(records([message(Priority.HIGH, 9, flags=KEYED), message(Priority.HIGH, 10)], first=7))
+    answered, first, second = decided.received[1, 1]
+    assert answered.thinned is None
+    assert first.thinned == [7, 0, 0, 3, 0]
+    assert second.thinned == [9, 0, 0, 3, 0], "a repeat is missed by nobody"
+    assert decided.crashed(3).room.thinned == [0, 0, 3, 0]
+
+
+def test_rooms_that_are_not_thinned_say_nothing_of_it() -> None:
+    decided = DecidedRoom(GROUP)
+    decided.turn(records([attach(1), message()]))
+    assert [batch.thinned for batch in decided.received[1, 1]] == [None, None]
