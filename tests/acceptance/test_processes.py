@@ -188,6 +188,13 @@ def ledgers_are_exact(world: World, publisher: Publisher, received: dict[str, in
             assert total(ledger["accepted"]) == len(offsets)
             assert total(ledger["kept"]) == len(offsets)
             assert ledger["dropped"] == {}
+            hour = api.ledger(room, "1h")
+            assert differences(hour) == []
+            assert (hour["accepted"], hour["kept"]) == (ledger["accepted"], ledger["kept"])
+        app = api.get("/v1/ledger")
+        assert differences(app) == []
+        assert app["rooms"] == len(publisher.accepted)
+        assert total(app["accepted"]) == sum(len(offsets) for offsets in publisher.accepted.values())
 
 
 def reported_ledger(api: ApiClient, room: str, received: int) -> Any:
