@@ -32,6 +32,8 @@ class Policies:
         self._versions: dict[str, int] = {}
         self._by_app: dict[str, dict[str, Policy]] = {}
         self._task: asyncio.Task[None] | None = None
+        # One look at a time: the answer to an older one must not undo what a newer one has brought.
+        self._looking = asyncio.Lock()
 
     async def start(self) -> None:
         """Begin to look; a store that does not answer is asked again."""
@@ -53,13 +55,14 @@ class Policies:
 
     async def refresh(self) -> None:
         """Fetch what has changed; raises Unavailable. An app that the store knows nothing of has its profiles'."""
-        versions = await self._configs.versions()
-        for app in self._versions.keys() - versions.keys():
-            del self._versions[app]
-            self._by_app.pop(app, None)
-        for app, (version, _) in versions.items():
-            if self._versions.get(app) != version:
-                await self._fetch(app)
+        async with self._looking:
+            versions = await self._configs.versions()
+            for app in self._versions.keys() - versions.keys():
+                del self._versions[app]
+                self._by_app.pop(app, None)
+            for app, (version, _) in versions.items():
+                if self._versions.get(app) != version:
+                    await self._fetch(app)
         POLICY_VERSION.set(max(self._versions.values(), default=0))
 
     async def _fetch(self, app: str) -> None:
