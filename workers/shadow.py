@@ -16,14 +16,17 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from fanout.core import ledger
+from fanout.core.budget import afforded, next_slots, room_pressure
 from fanout.core.errors import RecordError
+from fanout.core.ledger import check_report
 from fanout.core.limits import SHADOW_RECORDS_MAX
 from fanout.core.messages import split_key
-from fanout.core.policy import WINDOW_MS
+from fanout.core.policies import InForce, PolicyAt
 from fanout.core.profiles import Policy, Profile, Profiles, namespace_of
-from fanout.core.records import ANNOUNCE, ATTACH, BUDGET, DETACH, TICK, Budget, body, encode, header
+from fanout.core.records import ANNOUNCE, ATTACH, BUDGET, DETACH, TICK, Announce, Budget, body, encode, header
 from fanout.core.room_state import RoomState
 from fanout.ports import LogRecord
+from workers.decide import check_slot
 from workers.partition import Partition
 from workers.shadow_steps import Fates, Steps
 from workers.turn import Ownership, Turn
@@ -32,7 +35,8 @@ from workers.turn import Ownership, Turn
 AT_ADMISSION: Final = ("types", "raised_users", "raised_types", "high_per_s", "high_burst", "high_excess")
 BY_WALL_CLOCK: Final = ("late_low_ms", "late_normal_ms")
 _OF_BUDGETS: Final = ("room_deliveries_per_s", "shared_slots_min", "shared_slots_max")
-_ROUTES: Final = (ATTACH, DETACH)  # who listens decides nothing about a message
+_ROUTES: Final = (ATTACH, DETACH)  # they decide nothing about a message; how many listen is announced
+_REPORT_MS: Final = 120_000  # every room is announced every minute: a gateway that has missed one is gone
 
 
 class Place(NamedTuple):
@@ -41,6 +45,14 @@ class Place(NamedTuple):
     number: int
     partitions: int
     start: int
+
+
+class _Gateway(NamedTuple):
+    """What a gateway announced of the room last, and when (record time)."""
+
+    at_ms: int
+    subscriptions: int
+    pressure: int
 
 
 class _Record(NamedTuple):
@@ -53,14 +65,19 @@ class _Record(NamedTuple):
 
 
 class Shadow:
-    """A room under one policy. ``parked`` counts its records that no worker can read."""
+    """A room under one policy: its profile's, until a record brings another; or the one that ``stored`` says.
 
-    def __init__(self, key: str, profile: Profile, place: Place) -> None:
+    ``parked`` counts its records that no worker can read.
+    """
+
+    def __init__(self, key: str, profile: Profile, place: Place, stored: Sequence[PolicyAt] = ()) -> None:
         self.room = RoomState.fresh(key, profile, place.start)
         self.parked = 0
         self._seen = Fates()
         profiles = Profiles(insecure=True, namespaces={namespace_of(split_key(key)[1]): profile})
-        self._partition = Partition(Ownership(place.number, 0, ""), place.start, place.partitions, profiles)
+        owner, policies = Ownership(place.number, 0, ""), InForce(stored, place.start)
+        self._partition = Partition(owner, place.start, place.partitions, profiles, policies)
+        self.room.use(policies.of(key, profile.policy))
         self._partition.rooms[key.encode()] = self.room
 
     def decide(self, records: Sequence[LogRecord]) -> Fates:
@@ -85,23 +102,32 @@ class Comparison:
     """A room under the policy that was in force, and under a ``proposed`` one.
 
     ``records`` of the room were taken, up to ``last_ms`` (record time, 0: none); ``is_cut``: there were more than
-    ``records_max``. ``profile`` is that of the room's namespace; changes of its policy act where they stand in the log.
+    ``records_max``. ``profile`` is that of the room's namespace, ``stored`` what the app had set at the beginning;
+    changes of its policies act where they stand in the log.
     """
 
     def __init__(
-        self, key: str, profile: Profile, proposed: Policy, place: Place, *, records_max: int = SHADOW_RECORDS_MAX
+        self,
+        key: str,
+        profile: Profile,
+        proposed: Policy,
+        place: Place,
+        stored: Sequence[PolicyAt] = (),
+        *,
+        records_max: int = SHADOW_RECORDS_MAX,
     ) -> None:
         self.key = key
         self.records = 0
         self.first_ms = self.last_ms = 0
         self.is_cut = False
         self.steps = Steps()
-        self.in_force = Shadow(key, profile, place)
+        self.in_force = Shadow(key, profile, place, stored)
         self.proposed = Shadow(key, msgspec.structs.replace(profile, policy=proposed), place)
         self._encoded_key = key.encode()
         self._records_max = records_max
         self._due: tuple[list[LogRecord], list[LogRecord]] = ([], [])  # for the one in force, for the proposed one
         self._step = 0
+        self._gateways: dict[int, _Gateway] = {}  # by slot
 
     def take(self, records: Sequence[LogRecord]) -> None:
         """Take polled records of the partition, in log order; those of other rooms are passed over."""
@@ -141,41 +167,64 @@ class Comparison:
 
     def _take_keyless(self, record: LogRecord) -> None:
         kind = _kind(record)
-        if kind == BUDGET:
-            self._take_budget(record)
+        if kind in (ANNOUNCE, BUDGET):
+            if self._encoded_key in (record.value or b""):  # most name other rooms; to look is quicker than to decode
+                self._take_share(record, kind)
         elif kind == TICK:
             self._hand(record, record)
-        elif kind is not None and kind != ANNOUNCE:
+        elif kind is not None:
             self._hand(record, None)  # a change of policy: the proposed one stays
 
-    def _take_budget(self, record: LogRecord) -> None:
+    def _take_share(self, record: LogRecord, kind: int | None) -> None:
+        """Take this room's share of a record that names several."""
         assert record.value is not None, "it has a kind"
         try:
-            values = body(record.value, Budget).rooms.get(self.key)
+            if kind == BUDGET:
+                self._take_budget(record, body(record.value, Budget))
+            else:
+                self._take_announce(record, body(record.value, Announce))
         except RecordError:
+            return  # the worker parks it, and nothing has come of it
+
+    def _take_budget(self, record: LogRecord, said: Budget) -> None:
+        values = said.rooms.get(self.key)
+        if values is not None:
+            budget = self._budget(record, *values)
+            self._hand(budget, budget if self._is_budget_shared() else None)
+
+    def _take_announce(self, record: LogRecord, said: Announce) -> None:
+        check_slot(said.slot, said.generation)
+        for report in said.rooms:
+            if report.key == self.key:
+                check_report(report)
+                self._gateways[said.slot] = _Gateway(record.timestamp, report.subscriptions, said.pressure)
+                self._resize(record)
+
+    def _resize(self, record: LogRecord) -> None:
+        """Give the proposed policy the shared slots that the room's size affords, as the worker would have done."""
+        self._decide()  # its slots so far are part of the answer
+        if self._is_budget_shared():
             return
-        if values is None:
-            return
-        self._decide()  # which policy is in force at this place says how it is read
-        slots, members = values
-        self._hand(self._budget(record, slots, members), self._budget(record, self._proposed_slots(*values), members))
+        old_ms = record.timestamp - _REPORT_MS
+        self._gateways = {slot: one for slot, one in self._gateways.items() if one.at_ms >= old_ms}
+        room, members = self.proposed.room, sum(one.subscriptions for one in self._gateways.values())
+        pressure = room_pressure((one.subscriptions, one.pressure) for one in self._gateways.values())
+        slots = next_slots(room.shared_slots, room.policy, afforded(room.policy, members, None, pressure))
+        if slots != room.shared_slots:
+            self._hand(None, self._budget(record, slots, members))
 
-    def _budget(self, record: LogRecord, slots: int, members: int) -> LogRecord:
-        """Return the record as if it named this room alone: the partition holds no other one."""
-        value = encode(BUDGET, Budget({self.key: (slots, members)}))
-        return _Record(record.offset, record.timestamp, None, value)
+    def _is_budget_shared(self) -> bool:
+        """True where both policies have the same budget: then the records say what the proposed one would have had.
 
-    def _proposed_slots(self, slots: int, members: int) -> int:
-        """Return the shared slots of the proposed policy for a room of this size.
-
-        A budget came from the policy in force, the app's quota and the pressure of gateways. Where the proposed policy
-        has the same numbers it is the same; else it is what its own numbers afford, without quota and pressure.
+        Those come from quotas, too, which do not stand on the log.
         """
         in_force, proposed = self.in_force.room.policy, self.proposed.room.policy
-        if all(getattr(in_force, field) == getattr(proposed, field) for field in _OF_BUDGETS):
-            return slots
-        afforded = proposed.room_deliveries_per_s * WINDOW_MS // 1_000 // max(1, members)
-        return min(max(afforded, proposed.shared_slots_min), proposed.shared_slots_max)
+        return all(getattr(in_force, field) == getattr(proposed, field) for field in _OF_BUDGETS)
+
+    def _budget(self, record: LogRecord, slots: int, members: int) -> LogRecord:
+        """Return a Budget that names this room alone: the partitions here hold no other one."""
+        value = encode(BUDGET, Budget({self.key: (slots, members)}))
+        return _Record(record.offset, record.timestamp, None, value)
 
 
 def _kind(record: LogRecord) -> int | None:

@@ -200,6 +200,7 @@ def shadow(
     since: Annotated[str, typer.Option(help="90m, 6h, 1d; at most 7d")] = "1d",
     app_id: Annotated[str, typer.Option("--app")] = "default",
     log: LogOption = "kafka://127.0.0.1:9092",
+    store: Annotated[str, typer.Option(envvar="FANOUT_STORE", help="Says which policy the app had set before")] = "",
     prefix: Annotated[str, typer.Option(envvar="FANOUT_PREFIX")] = "fanout",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table and a plot")] = False,
     svg: Annotated[Path | None, typer.Option(help="Write the plot to this file as well")] = None,
@@ -209,7 +210,7 @@ def shadow(
     from fanout.runtime.logs import configure_logs
 
     configure_logs()
-    raise typer.Exit(run_shadow(ShadowSettings(policy, room, since, app_id, log, prefix, as_json, svg)))
+    raise typer.Exit(run_shadow(ShadowSettings(policy, room, since, app_id, log, store, prefix, as_json, svg)))
 
 
 @app.command()

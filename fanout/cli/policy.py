@@ -9,10 +9,9 @@ from urllib.parse import quote
 import msgspec
 
 from fanout.cli.api_client import ApiClient
+from fanout.cli.policy_file import read_body, read_policy
 from fanout.cli.terminal import say
-from fanout.core.errors import ConfigError, Refused
-from fanout.core.limits import POLICIES_BYTES_MAX
-from fanout.core.policies import as_fields, parse_policy
+from fanout.core.policies import as_fields
 from fanout.core.profiles import Policy
 
 
@@ -25,15 +24,15 @@ def show(url: str, key: str) -> int:
 
 def check(path: Path) -> int:
     """Print a file's policy with all its fields; raises ConfigError naming the file and the first bad field."""
-    _print(as_fields(_checked(path)))
+    _print(as_fields(read_policy(path, Policy())))
     return 0
 
 
 def set_policy(url: str, key: str, namespace: str, path: Path) -> int:
     """Set a namespace's policy to that of a file and print what the log has; raises FanoutError, ConfigError."""
-    _checked(path)
+    read_policy(path, Policy())
     with ApiClient(url, key) as api:
-        _print(api.put(_path(namespace), path.read_bytes()))
+        _print(api.put(_path(namespace), read_body(path)))
     return 0
 
 
@@ -46,16 +45,6 @@ def reset(url: str, key: str, namespace: str) -> int:
 
 def _path(namespace: str) -> str:
     return f"/v1/config/policies/{quote(namespace, safe='')}"
-
-
-def _checked(path: Path) -> Policy:
-    try:
-        with path.open("rb") as file:
-            return parse_policy(file.read(POLICIES_BYTES_MAX + 1), Policy())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except Refused as refused:
-        raise ConfigError(f"{path}: {refused.detail}") from refused
 
 
 def _print(answer: Any) -> None:

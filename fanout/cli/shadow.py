@@ -9,23 +9,25 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
-from fanout.adapters import open_log
+from fanout.adapters import open_log, open_store
 from fanout.cli.policy_file import read_policy
 from fanout.cli.shadow_plot import as_svg, as_text
 from fanout.cli.shadow_report import Report, as_json, as_table, utc
 from fanout.cli.terminal import say
 from fanout.core.errors import ConfigError, FanoutError, OutOfRange, Refused, Unavailable
 from fanout.core.limits import POLL_RECORDS_MAX, SHADOW_QUIET_S_MAX, SHADOW_RECORDS_MAX, SHADOW_SINCE_MS_MAX
-from fanout.core.messages import check_app, check_room, room_key
+from fanout.core.messages import check_app, check_room, room_key, split_key
+from fanout.core.policies import PolicyAt
 from fanout.core.profiles import Policy, Profile, Profiles
 from fanout.core.records import MESSAGES, PARTITIONS
-from fanout.ports import Log, LogReader, LogRecord, Topics
+from fanout.ports import Log, LogReader, LogRecord, PoliciesSet, Topics
 from fanout.runtime.clock import SystemClock
 from sharding.placement import partition_of
 from workers.shadow import AT_ADMISSION, BY_WALL_CLOCK, Comparison, Place
@@ -44,16 +46,21 @@ class ShadowSettings:
     since: str
     app: str
     log: str
+    store: str
     prefix: str
     as_json: bool
     svg: Path | None
 
 
 class Read(NamedTuple):
-    """What came of reading. ``unread``: log offsets of the partition up to the end seen that gave no record in time."""
+    """What came of reading. ``unread``: log offsets of the partition up to the end seen that gave no record in time.
+
+    ``notes``: what a reader of the figures has to know of the policy in force.
+    """
 
     comparison: Comparison
     unread: int
+    notes: tuple[str, ...] = ()
 
 
 def run_shadow(settings: ShadowSettings) -> int:
@@ -61,15 +68,12 @@ def run_shadow(settings: ShadowSettings) -> int:
     profile = _profile(settings.app, settings.room)
     since_ms = SystemClock().wall_ms() - duration_ms(settings.since)
     proposed = read_policy(settings.policy, profile.policy)
-    try:
-        read = asyncio.run(_read_log(settings, profile, proposed, since_ms))
-    except (FanoutError, ValueError) as error:
-        raise ConfigError(f"--log {settings.log}: {error}") from error
+    read = asyncio.run(_read_log(settings, profile, proposed, since_ms))
     if not read.comparison.records:
         where = f"room {settings.room} of app {settings.app}"
         sys.stderr.write(f"fanout: the log has no messages of {where} since {utc(since_ms)} ({settings.since})\n")
         return 1
-    _show(settings, Report.of(read.comparison, since_ms, notes(read, profile, proposed)))
+    _show(settings, Report.of(read.comparison, since_ms, notes(read, proposed)))
     return 0
 
 
@@ -82,24 +86,23 @@ def duration_ms(text: str) -> int:
     return length_ms
 
 
-def notes(read: Read, profile: Profile, proposed: Policy) -> list[str]:
+def notes(read: Read, proposed: Policy) -> list[str]:
     """Return what a reader of the figures has to know, a sentence each."""
-    comparison = read.comparison
+    comparison, room = read.comparison, read.comparison.in_force.room
     said = [
         "Both begin with empty windows: what the room had before is not known.",
         "Lateness is left out: it depends on when the worker came to a message.",
+        *read.notes,
     ]
-    if not profile.thinned:
-        said.append(f"Rooms of the profile {profile.name} are not thinned, whatever the policy.")
-    differing = [field for field in AT_ADMISSION if getattr(proposed, field) != getattr(profile.policy, field)]
-    if differing:
+    if not room.profile.thinned:
+        said.append(f"Rooms of the profile {room.profile.name} are not thinned, whatever the policy.")
+    if differing := _differing(AT_ADMISSION, room.policy, proposed):
         said.append(
-            f"{', '.join(differing)}: what was admitted is taken as admitted, with the class that stands on the log; "
+            f"{differing}: what was admitted is taken as admitted, with the class that stands on the log; "
             "only a foreign producer's JSON is classed anew."
         )
-    late = [field for field in BY_WALL_CLOCK if getattr(proposed, field) != getattr(profile.policy, field)]
-    if late:
-        said.append(f"{', '.join(late)}: without effect here.")
+    if differing := _differing(BY_WALL_CLOCK, room.policy, proposed):
+        said.append(f"{differing}: without effect here.")
     parked = comparison.in_force.parked
     if parked:
         said.append(f"{parked:,} records of the room are none that a worker can read; nobody counts them.")
@@ -108,6 +111,10 @@ def notes(read: Read, profile: Profile, proposed: Policy) -> list[str]:
     if read.unread:
         said.append(f"The last {read.unread:,} places of the partition gave no record in {SHADOW_QUIET_S_MAX:g} s.")
     return said
+
+
+def _differing(fields: Sequence[str], one: Policy, other: Policy) -> str:
+    return ", ".join(field for field in fields if getattr(one, field) != getattr(other, field))
 
 
 async def read_room(log: Log, comparison: Comparison, place: Place, end: int) -> Read:
@@ -138,13 +145,50 @@ async def _poll(reader: LogReader, number: int) -> list[LogRecord]:
 
 async def _read_log(settings: ShadowSettings, profile: Profile, proposed: Policy, since_ms: int) -> Read:
     if not settings.log.startswith("kafka://"):
-        raise ValueError("a log in memory ends with its engine: give --log kafka://host:port")
+        raise ConfigError(f"--log {settings.log}: a log in memory ends with its engine, give --log kafka://host:port")
+    set_before = await _set_before(settings, since_ms)
     topics = Topics(prefix=settings.prefix, partitions={MESSAGES: PARTITIONS[MESSAGES]})
-    log = await open_log(settings.log, topics=topics, clock=SystemClock(), create_missing=False)
     try:
-        return await compare(log, room_key(settings.app, settings.room), profile, proposed, since_ms)
-    finally:
-        await log.close()
+        log = await open_log(settings.log, topics=topics, clock=SystemClock(), create_missing=False)
+        try:
+            key = room_key(settings.app, settings.room)
+            read = await compare(log, key, profile, proposed, since_ms, set_before.policies)
+        finally:
+            await log.close()
+    except (FanoutError, ValueError) as error:
+        raise ConfigError(f"--log {settings.log}: {error}") from error
+    return read._replace(notes=set_before.notes)
+
+
+class SetBefore(NamedTuple):
+    """An app's policies at the beginning, none where they are not known, and what is to be said about that."""
+
+    policies: PoliciesSet | None
+    notes: tuple[str, ...]
+
+
+async def _set_before(settings: ShadowSettings, since_ms: int) -> SetBefore:
+    if settings.store in ("", "memory"):
+        return SetBefore(
+            None, ("In force: the defaults, and changes since then. Give --store for what was set before.",)
+        )
+    try:
+        store = await open_store(settings.store, prefix=settings.prefix, clock=SystemClock())
+        try:
+            return known_before(await store.configs.get(settings.app), since_ms)
+        finally:
+            await store.backend.close()
+    except (FanoutError, ValueError) as error:
+        raise ConfigError(f"--store {settings.store}: {error}") from error
+
+
+def known_before(found: PoliciesSet | None, since_ms: int) -> SetBefore:
+    """Return what was in force at a time (Unix ms): the store has the newest policies, and their version says when."""
+    if found is not None and found.version >= since_ms:
+        return SetBefore(
+            None, ("In force: the defaults, until the first change since then; earlier ones are not kept.",)
+        )
+    return SetBefore(found, ())
 
 
 async def compare(
@@ -153,6 +197,7 @@ async def compare(
     profile: Profile,
     proposed: Policy,
     since_ms: int,
+    set_before: PoliciesSet | None = None,
     *,
     records_max: int = SHADOW_RECORDS_MAX,
 ) -> Read:
@@ -161,8 +206,13 @@ async def compare(
     ((_, end),) = (await log.ends(MESSAGES, [number])).values()
     start = await log.offset_at(MESSAGES, number, since_ms)
     place = Place(number, log.partitions(MESSAGES), start)
-    comparison = Comparison(key, profile, proposed, place, records_max=records_max)
+    stored = [] if set_before is None else [_as_stored(split_key(key)[0], start, set_before)]
+    comparison = Comparison(key, profile, proposed, place, stored, records_max=records_max)
     return await read_room(log, comparison, place, end)
+
+
+def _as_stored(app: str, start: int, found: PoliciesSet) -> PolicyAt:
+    return PolicyAt(app, start - 1, found.version, found.policies)
 
 
 def _profile(app: str, room: str) -> Profile:

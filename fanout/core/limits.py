@@ -160,7 +160,6 @@ SHADOW_RECORDS_MAX: Final = 5_000_000  # of the room, decided twice: about a min
 SHADOW_STEPS_MAX: Final = 60  # columns of its plot: a terminal is 80 characters wide
 SHADOW_SINCE_MS_MAX: Final = 7 * 86_400_000  # what the log keeps
 SHADOW_QUIET_S_MAX: Final = 15.0  # without a record although the log has more; a reader replaces itself within 9 s
-POLICY_FILE_BYTES_MAX: Final = 65_536
 
 # Members
 MEMBER_PAGE: Final = 100

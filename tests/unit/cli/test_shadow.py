@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from fanout.adapters.memory import MemoryLog, Retention
-from fanout.cli.shadow import Read, ShadowSettings, compare, duration_ms, notes, run_shadow
+from fanout.cli.shadow import Read, ShadowSettings, compare, duration_ms, known_before, notes, run_shadow
 from fanout.core.errors import ConfigError
+from fanout.core.policies import encode_policies
 from fanout.core.profiles import GROUP, LIVE, Policy
 from fanout.core.records import MESSAGES
-from fanout.ports import Topics
+from fanout.ports import PoliciesSet, Topics
 from sharding.placement import partition_of
 from tests.support.clocks import SteppedClock
 from tests.support.rooms import KEY, ROOM, message
@@ -60,16 +61,17 @@ def test_another_duration_is_refused_with_an_example(text: str) -> None:
         ({"log": "memory"}, "kafka://"),
         ({"log": "http://127.0.0.1:1"}, "kafka://"),
         ({"log": "kafka://"}, "kafka://"),
-        ({"log": "kafka://127.0.0.1:1"}, "127.0.0.1:1"),
+        ({"log": "kafka://127.0.0.1:1"}, "--log kafka://127.0.0.1:1"),
+        ({"store": "redis://127.0.0.1:1"}, "--store redis://127.0.0.1:1"),
+        ({"store": "http://127.0.0.1:1"}, "--store http://127.0.0.1:1"),
     ],
 )
 def test_what_cannot_work_is_one_line_that_says_why(tmp_path: Path, changed: dict[str, str], said: str) -> None:
     (tmp_path / "p.json").write_text("{}")
     told = {"policy": "p.json", "room": "live:1", "since": "1d", "app": "default", "log": "kafka://127.0.0.1:1"}
-    told |= changed
-    settings = ShadowSettings(
-        tmp_path / told["policy"], told["room"], told["since"], told["app"], told["log"], "fanout", False, None
-    )
+    told |= {"store": "", **changed}
+    policy, room, since, app, log, store = told.values()
+    settings = ShadowSettings(tmp_path / policy, room, since, app, log, store, "fanout", False, None)
     with pytest.raises(ConfigError) as raised:
         run_shadow(settings)
     assert said in str(raised.value)
@@ -123,14 +125,27 @@ async def test_records_that_go_while_it_reads_are_passed_over(clock: SteppedCloc
     await log.close()
 
 
-def read_of(unread: int = 0) -> Read:
-    return Read(Comparison(ROOM, LIVE, PROPOSED, Place(0, 1, 0)), unread)
-
-
 def test_notes_say_what_the_figures_leave_out() -> None:
-    said = " ".join(notes(read_of(), LIVE, LIVE.policy))
-    assert "empty windows" in said and "Lateness" in said
+    read = Read(Comparison(ROOM, LIVE, PROPOSED, Place(0, 1, 0)), 0, ("In force: so and so.",))
+    said = " ".join(notes(read, LIVE.policy))
+    assert "empty windows" in said and "Lateness" in said and "so and so" in said
     assert "class" not in said and "Cut" not in said
-    said = " ".join(notes(read_of(unread=7), GROUP, Policy(raised_users=frozenset({"ann"}), late_low_ms=1)))
+    read = Read(Comparison("app/group:1", GROUP, PROPOSED, Place(0, 1, 0)), 7)
+    said = " ".join(notes(read, Policy(raised_users=frozenset({"ann"}), late_low_ms=1)))
     assert "not thinned" in said and "raised_users" in said and "late_low_ms: without effect" in said
     assert "7 places" in said
+
+
+def test_policies_that_were_set_later_are_not_those_of_the_beginning() -> None:
+    found = PoliciesSet(1_000, 1_000, b"{}")
+    assert known_before(found, 1_001) == (found, ())
+    assert known_before(None, 1_000) == (None, ())
+    policies, (note,) = known_before(found, 1_000)
+    assert policies is None and "defaults" in note
+
+
+async def test_what_the_app_had_set_before_is_in_force(log: MemoryLog) -> None:
+    await append(log, 30)
+    found = PoliciesSet(1, 1, encode_policies({"live": Policy(shared_slots_max=7)}))
+    read = await compare(log, ROOM, LIVE, PROPOSED, 0, found)
+    assert read.comparison.in_force.counts()["kept"]["normal"] == 7

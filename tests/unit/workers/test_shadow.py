@@ -8,8 +8,21 @@ import msgspec
 import pytest
 
 from fanout.core.messages import Priority
+from fanout.core.policies import PolicyAt, encode_policies
 from fanout.core.profiles import GROUP, LIVE, Policy, Profile
-from fanout.core.records import ANNOUNCE, BUDGET, HEADER, MESSAGE, TICK, VERSION, Announce, Budget, encode
+from fanout.core.records import (
+    ANNOUNCE,
+    BUDGET,
+    HEADER,
+    MESSAGE,
+    POLICY,
+    TICK,
+    VERSION,
+    Announce,
+    Budget,
+    PolicyChange,
+    encode,
+)
 from tests.support.rooms import ROOM, Rec, attach, message, report
 from workers.shadow import Comparison, Place
 
@@ -33,6 +46,13 @@ def said(count: int, first: int = 0, *, at_ms: int = AT_MS, priority: Priority =
 
 def budget(offset: int, slots: int, members: int, room: str = ROOM) -> Rec:
     return Rec(offset, encode(BUDGET, Budget({room: (slots, members)})), key=None, timestamp=AT_MS)
+
+
+def announced(
+    offset: int, subscriptions: int, *, slot: int = 3, pressure: int = 0, at_ms: int = AT_MS, room: str = ROOM
+) -> Rec:
+    said = Announce(slot, 1, pressure, [report(subscriptions=subscriptions, key=room)])
+    return Rec(offset, encode(ANNOUNCE, said), key=None, timestamp=at_ms)
 
 
 def kept(counts: dict[str, Any]) -> int:
@@ -100,13 +120,44 @@ def test_a_budget_holds_for_the_proposed_policy_where_its_numbers_are_the_same()
 
 
 @pytest.mark.parametrize(("members", "slots"), [(10, 16), (20_000, 10), (100_000, 2), (1_000_000, 1), (0, 16)])
-def test_a_budget_is_worked_out_anew_for_a_proposed_policy_with_other_numbers(members: int, slots: int) -> None:
+def test_another_budget_of_the_proposed_policy_is_worked_out_from_the_sizes_that_gateways_announce(
+    members: int, slots: int
+) -> None:
     other = Policy(room_deliveries_per_s=1_000_000, shared_slots_min=1, shared_slots_max=16)
-    comparison = compared([budget(0, 3, members), *said(30, 1)], other)
+    comparison = compared([budget(0, 3, members), announced(1, members), *said(30, 2)], other)
     assert (kept(comparison.in_force.counts()), kept(comparison.proposed.counts())) == (3, slots)
 
 
-def test_a_budget_of_another_room_and_one_that_nobody_reads_change_nothing() -> None:
-    broken = Rec(1, encode(BUDGET, Budget({}))[:-1] + b"\xc1", key=None, timestamp=AT_MS)
-    comparison = compared([budget(0, 3, 10, "app/live:other"), broken, *said(30, 2)])
-    assert kept(comparison.in_force.counts()) == 20
+def test_gateways_are_added_up_with_their_pressure_and_one_that_is_silent_for_two_minutes_is_gone() -> None:
+    other = Policy(room_deliveries_per_s=1_000_000, shared_slots_min=1, shared_slots_max=16)
+    both = [announced(0, 10_000, slot=1), announced(1, 10_000, slot=2, pressure=100)]
+    comparison = compared([*both, *said(30, 2)], other)
+    assert comparison.proposed.room.shared_slots == 5
+    later_ms = AT_MS + 120_001
+    comparison.take([announced(40, 10_000, slot=1, at_ms=later_ms), *said(1, 41, at_ms=later_ms)])
+    assert comparison.proposed.room.shared_slots == 16
+    assert comparison.in_force.room.shared_slots == 20
+
+
+def test_what_nobody_reads_or_what_is_said_of_another_room_changes_no_budget() -> None:
+    broken = Rec(1, budget(0, 3, 10).value + b"\xc1", key=None, timestamp=AT_MS)  # type: ignore[operator]
+    wrong_slot = announced(2, 1 << 20, slot=999)
+    other = announced(3, 1 << 20, room=f"{ROOM}-2")
+    comparison = compared([budget(0, 3, 10, f"{ROOM}-2"), broken, wrong_slot, other, *said(30, 4)])
+    assert (kept(comparison.in_force.counts()), kept(comparison.proposed.counts())) == (20, 2)
+
+
+def test_a_policy_on_the_log_acts_from_its_place_on_and_the_proposed_one_stays() -> None:
+    change = encode(POLICY, PolicyChange("app", 5, encode_policies({"live": Policy(shared_slots_max=7)})))
+    record = Rec(30, change, key=None, timestamp=AT_MS)
+    comparison = compared([*said(30), record, *said(30, 31, at_ms=AT_MS + 1_000)])
+    assert kept(comparison.in_force.counts()) == 20 + 7
+    assert kept(comparison.proposed.counts()) == 2 + 2
+
+
+def test_what_the_app_had_set_before_is_in_force_at_the_beginning() -> None:
+    policies = encode_policies({"live": Policy(shared_slots_max=7)})
+    comparison = Comparison(ROOM, LIVE, FEW, PLACE, [PolicyAt("app", -1, 5, policies)])
+    older = encode(POLICY, PolicyChange("app", 4, encode_policies({})))
+    comparison.take([Rec(0, older, key=None, timestamp=AT_MS), *said(30, 1)])
+    assert kept(comparison.in_force.counts()) == 7
