@@ -133,7 +133,7 @@ def _batch(key: bytes, batch: HistoryBatch) -> Call:
         _META_MS,
         _KEYED_MS,
         KEYED_IDS_MAX,
-        [opening_field(one.at_ms) for one in batch.openings],
+        [opening_field(one.at_ms) for one in batch.openings] if batch.openings else (),
     )
     call = [key, _encode(numbers), batch.state]
     call += [entry.encoded for entry in entries]

@@ -83,17 +83,14 @@ class RedisLedgers:
 
     async def note(self, batches: Iterable[HistoryBatch]) -> None:
         """List rooms in which spans begin, and note outcomes; raises Unavailable, and may have done a part then."""
-        opened: list[HistoryBatch] = []
+        noting = [batch for batch in batches if batch.openings or batch.outcomes]  # few of them
+        if not noting:
+            return
         outcomes: dict[str, list[NotedOutcome]] = {}
-        for batch in batches:
-            if batch.openings:
-                opened.append(batch)
-            if batch.outcomes:
-                outcomes.setdefault(split_key(batch.key)[0], []).extend(batch.outcomes)
-        if opened:
-            await self._list_rooms(opened)
-        if outcomes:
-            await self._note_outcomes(outcomes, expected=False)
+        for batch in noting:
+            outcomes.setdefault(split_key(batch.key)[0], []).extend(batch.outcomes)
+        await self._list_rooms(batch for batch in noting if batch.openings)
+        await self._note_outcomes(outcomes, expected=False)
 
     async def _list_rooms(self, batches: Iterable[HistoryBatch]) -> None:
         lists: dict[str, list[bytes | str | int]] = {}
