@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fanout.core.messages import Kind
@@ -32,6 +32,7 @@ class Model:
     def __init__(self) -> None:
         self.log = RoomLog(Position("e", 0, 0, 0, 0), entries_max=RING)
         self.entries: dict[int, Entry] = {}
+        self.held_ms: dict[int, int] = {}  # since when, by sequence: what is put back is held anew
         self.ever: list[Entry] = []
         self.now_ms = 0
         self.offset = 0
@@ -42,7 +43,8 @@ class Model:
         entry = Entry(self.offset, 0, kind.value, priority, last, 0, self.offset, self.now_ms, 0, b"x" * bytes_)
         assert not self.log.is_repeat(0, 0, entry.offset, entry.part)
         assert not self.log.has_hole_before(entry.prev)
-        self.entries[self.log.append(entry, 0, 0, self.now_ms)] = entry
+        sequence = self.log.append(entry, 0, 0, self.now_ms)
+        self.entries[sequence], self.held_ms[sequence] = entry, self.now_ms
         self.ever.append(entry)
         assert self.log.is_repeat(0, 0, entry.offset, entry.part)
 
@@ -62,7 +64,7 @@ class Model:
         first = log.first
         log.prepend(some, after, now_ms=self.now_ms)
         for sequence, entry in zip(range(first - 1, log.first - 1, -1), reversed(some), strict=False):
-            self.entries[sequence] = entry
+            self.entries[sequence], self.held_ms[sequence] = entry, self.now_ms
 
     def read(self, back: int, entries_max: int, bytes_max: int, stored: bool, age_ms: int) -> None:
         log = self.log
@@ -76,12 +78,13 @@ class Model:
             kinds=STORED_KINDS if stored else ALL_KINDS,
             droppable_since_ms=since_ms,
         )
-        passed = [self.entries[sequence] for sequence in range(sent + 1, read.sent + 1)]
+        sequences = range(sent + 1, read.sent + 1)
+        passed = [self.entries[sequence] for sequence in sequences]
         wanted = [
             one
-            for one in passed
+            for one, sequence in zip(passed, sequences, strict=True)
             if not (stored and one.kind == Kind.EPHEMERAL.value)
-            and not (one.kind in DROPPABLE and one.at_ms < since_ms)
+            and not (one.kind in DROPPABLE and self.held_ms[sequence] < since_ms)
         ]
         given = [publication.entry for publication in read.publications]
         assert given == wanted
@@ -114,7 +117,22 @@ class Model:
                 assert after == [one for one in reliable if one > offset]
 
 
+_RELIABLE = ("append", Kind.RELIABLE, 0, 1, 1)
+
+
 @given(steps)
+@example(
+    [
+        *[_RELIABLE] * 6,
+        ("append", Kind.RECENT, 0, 1, 1),
+        *[_RELIABLE] * 5,
+        ("trim", 22_524, 0),
+        _RELIABLE,
+        ("trim", 37_477, 0),
+        ("warm", 7),
+        ("read", 8, 1, 1, False, 0),
+    ]
+)
 def test_the_ring_is_the_end_of_the_list(steps: list[tuple[str, ...]]) -> None:
     model = Model()
     for name, *arguments in steps:
