@@ -12,6 +12,14 @@ import msgspec
 from fanout.core.errors import FanoutError
 
 
+def added(one: Any, other: Any) -> Any:
+    """Return two answers of one shape with their numbers added up; texts are those of the first."""
+    if isinstance(one, dict):
+        both = {**other, **one}
+        return {name: added(one[name], other[name]) if name in one and name in other else both[name] for name in both}
+    return one + other if isinstance(one, int) else one
+
+
 class ApiError(FanoutError):
     """The engine answered ``{code, reason, detail}``; ``status`` is the HTTP status."""
 
@@ -67,6 +75,23 @@ class ApiClient:
         """Return the ledger of a room, since its first message or (``since``) of the last while."""
         asked = f"?since={quote(since, safe='')}" if since else ""
         return self.get(f"/v1/rooms/{quote(room, safe='')}/ledger{asked}")
+
+    def app_ledger(self, since: str = "") -> Any:
+        """Return the sum of the ledgers of all rooms of the app, its pages added up."""
+        whole = self._app_page(since, "")
+        while whole["next"] is not None:
+            page = self._app_page(since, whole["next"])
+            begins = [begin for begin in (whole["from"], page["from"]) if begin]
+            newest = max(whole["as_of"], page["as_of"])
+            to, following = whole.pop("to"), page["next"]
+            whole = {**added(whole, page), "from": min(begins, default=0), "to": to, "as_of": newest, "next": following}
+        return whole
+
+    def _app_page(self, since: str, cursor: str) -> Any:
+        asked = "&".join(
+            f"{name}={quote(value, safe='')}" for name, value in (("since", since), ("cursor", cursor)) if value
+        )
+        return self.get(f"/v1/ledger{'?' + asked if asked else ''}")
 
     def _call(self, method: str, path: str, body: bytes | None) -> Any:
         status, raw = self._raw(method, path, body)

@@ -1,4 +1,4 @@
-"""``fanout ledger``: the flow of a room's messages as a tree, and whether it adds up."""
+"""``fanout ledger``: the flow of a room's messages, or of an app's, as a tree, and whether it adds up."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ Row = tuple[int, str, Mapping[str, int]]  # depth, name, counts by class
 
 
 def show_ledger(url: str, key: str, room: str, since: str, as_json: bool) -> int:
-    """Print a room's ledger; exit status 1 where it does not add up. Raises FanoutError with the engine's sentence."""
+    """Print the ledger of a room (without one, of the app); exit status 1 where it does not add up.
+
+    Raises FanoutError with the engine's sentence.
+    """
     if since:
         since_ms(since)  # says what is wrong with it before anybody is asked
     with ApiClient(url, key) as api:
-        ledger = api.ledger(room, since)
+        ledger = api.ledger(room, since) if room else api.app_ledger(since)
     found = differences(ledger)
     if as_json:
         say(msgspec.json.encode(ledger).decode())
@@ -39,7 +42,8 @@ def show_ledger(url: str, key: str, room: str, since: str, as_json: bool) -> int
 def drawn(ledger: Mapping[str, Any], since: str = "") -> Iterator[str]:
     """Yield the lines of a ledger (the answer of the API) as two trees, of messages and of deliveries."""
     while_ = f"the last {since}" if since else "since its first message"
-    yield f"{ledger['room']}, {while_}: from {_time(ledger['from'])} to {_time(ledger['to'])}"
+    of = ledger["room"] if "room" in ledger else f"{ledger['rooms']:,} rooms of {ledger['app']}"
+    yield f"{of}, {while_}: from {_time(ledger['from'])} to {_time(ledger['to'])}"
     yield f"newest message {_time(ledger['as_of'])}"
     yield ""
     yield from _tree("messages accepted", ledger["accepted"], list(_messages(ledger)))

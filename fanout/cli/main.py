@@ -124,13 +124,13 @@ def watch(
 
 @app.command()
 def ledger(
-    room: str,
+    room: Annotated[str, typer.Argument(help="Left out: all rooms of the app")] = "",
     since: Annotated[str, typer.Option(help="1m to 60m, or 1h; left out: since the room's first message")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The engine's answer as it is")] = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = "",
 ) -> None:
-    """Draw what became of a room's messages and deliveries; exit 1 unless it adds up."""
+    """Draw what became of a room's (or an app's) messages and deliveries; exit 1 unless it adds up."""
     from fanout.cli.ledger import show_ledger
 
     raise typer.Exit(show_ledger(url, key, room, since, as_json))

@@ -347,6 +347,14 @@ async def test_rooms_and_queries_that_cannot_be_are_refused_by_the_reading_calls
                 check_error(answer, reason)
         for query in queries:
             check_error(await beside.http.get(f"/v1/rooms/{beside.room}/history?{query}"), "bad_request")
+        for since in ("2h", "0m", "-1m", "1d", "%00", "9" * 5_000):
+            for path in (f"/v1/rooms/{beside.room}/ledger", "/v1/ledger"):
+                check_error(await beside.http.get(f"{path}?since={since}"), "bad_request")
+        for cursor in ("-1", "x", "9" * 5_000):
+            check_error(await beside.http.get(f"/v1/ledger?cursor={cursor}"), "bad_request")
+        for id in ("0", "x", "9" * 20, "9" * 5_000, "%00", "%D9%A1"):
+            check_error(await beside.http.get(f"/v1/messages/{id}/outcome"), "bad_request")
+        check_error(await beside.http.get("/v1/messages/1/outcome"), "unknown_message")
         answer = await beside.http.get(f"/v1/rooms/{beside.room}%2Fhistory/ledger")
         assert answer.status_code in (400, 404), answer.text
 
@@ -506,6 +514,8 @@ async def test_without_the_key_nothing_can_be_done(keyed_engine: ServedEngine, h
             ("POST", "/v1/publish/batch"),
             ("GET", "/v1/rooms/group:a/history"),
             ("GET", "/v1/rooms/group:a/ledger"),
+            ("GET", "/v1/ledger"),
+            ("GET", "/v1/messages/1/outcome"),
             ("GET", "/v1/rooms/group:a/members"),
             ("GET", "/v1/rooms/group:a/count"),
             ("PUT", "/v1/rooms/group:a/members"),

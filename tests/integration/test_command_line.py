@@ -189,6 +189,9 @@ def test_a_rooms_ledger_is_drawn_and_its_mistakes_are_told(insecure: EngineProce
     assert "├─ kept" in drawn.stdout
     assert "adds up" in drawn.stdout
     assert " 1   normal 1" in drawn.stdout
+    app = fanout("ledger", "--url", insecure.url)
+    assert app.returncode == 0
+    assert "rooms of dev, since" in app.stdout
     unknown = fanout("ledger", "open:never", "--json", "--url", insecure.url)
     assert unknown.returncode == 1
     assert "unknown_room" in unknown.stderr

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from fanout.cli.api_client import ApiClient, added
 from fanout.cli.ledger import drawn, show_ledger
 from fanout.core.errors import FanoutError, Refused
 
@@ -61,6 +64,51 @@ def test_a_ledger_is_drawn_as_two_trees() -> None:
 
 def test_a_ledger_of_everything_says_so() -> None:
     assert next(drawn(LEDGER)).startswith("live:stage, since its first message: from ")
+
+
+def test_the_ledger_of_an_app_says_how_many_rooms_it_is_of() -> None:
+    app = {name: counts for name, counts in LEDGER.items() if name != "room"} | {"app": "shop", "rooms": 12_000}
+    assert next(drawn(app, "5m")).startswith("12,000 rooms of shop, the last 5m: from ")
+
+
+def test_pages_are_added_up_place_by_place() -> None:
+    page = {"app": "a", "rooms": 2, "next": "7", "dropped": {"policy": {"window_full": {"low": 3}}}}
+    other = {"app": "a", "rooms": 1, "next": None, "dropped": {"late": {"too_old": {"low": 1}}}}
+    assert added(page, other) == {
+        "app": "a",
+        "rooms": 3,
+        "next": "7",
+        "dropped": {"policy": {"window_full": {"low": 3}}, "late": {"too_old": {"low": 1}}},
+    }
+
+
+class Pages(ApiClient):
+    """An engine of three pages; ``asked`` are the paths that it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.asked: list[str] = []
+
+    def get(self, path: str) -> Any:
+        self.asked.append(path)
+        number = len(self.asked)
+        following = str(10 * number) if number < 3 else None
+        times = {"from": (0, 500, 300)[number - 1], "to": 1_000 + number, "as_of": (7, 9, 8)[number - 1]}
+        return {"app": "shop", "rooms": number, "next": following, **times, "accepted": {"high": number}}
+
+
+def test_an_app_of_several_pages_is_read_to_its_end() -> None:
+    engine = Pages()
+    assert engine.app_ledger("30m") == {
+        "app": "shop",
+        "rooms": 6,
+        "next": None,
+        "from": 300,
+        "to": 1_001,
+        "as_of": 9,
+        "accepted": {"high": 6},
+    }
+    assert engine.asked == ["/v1/ledger?since=30m", "/v1/ledger?since=30m&cursor=10", "/v1/ledger?since=30m&cursor=20"]
 
 
 def test_a_while_that_cannot_be_is_refused_before_anybody_is_asked() -> None:
