@@ -33,7 +33,7 @@ class Thinned(NamedTuple):
 
 
 class ThinnedMarks:
-    """The marks of the last minute, a quarter of a second apart: some 240 at most."""
+    """The marks of the last minute, a quarter of a second apart: some 240 at most, three while nothing is thinned."""
 
     __slots__ = ("_marks",)
 
@@ -53,13 +53,15 @@ class ThinnedMarks:
             return
         if marks and min(minus(counts, marks[-1].counts)) < 0:
             marks.clear()
-        mark = Mark(upto, counts, now_ms)
-        if len(marks) > 1 and now_ms - marks[-2].held_ms < THINNED_MARK_MS:
-            marks[-1] = mark
-        else:
-            marks.append(mark)
-        gone = bisect_left(marks, now_ms - _AGE_MS, key=_held_at)
-        del marks[: max(0, gone - 1)]  # one of before the minute is where it begins
+        if len(marks) > 1 and (now_ms - marks[-2].held_ms < THINNED_MARK_MS or counts == marks[-2].counts):
+            marks.pop()
+        marks.append(Mark(upto, counts, now_ms))
+        self.trim(now_ms)
+
+    def trim(self, now_ms: int) -> None:
+        """Forget what is older than a minute, but for the mark that the minute begins with."""
+        gone = bisect_left(self._marks, now_ms - _AGE_MS, key=_held_at)
+        del self._marks[: max(0, gone - 1)]
 
     def between(self, after: int, upto: int) -> Thinned | None:
         """Return what was thinned in the narrowest known range around (``after``, ``upto``]; None without a mark.

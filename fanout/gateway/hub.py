@@ -148,6 +148,7 @@ class Hub:
         for room in self._aging[-self._aging_step :]:
             if self.rooms.get(room.key) is room:
                 self._account(room)
+                room.thinned.trim(self._now_ms())
         del self._aging[-self._aging_step :]
 
     def restart_instances(self) -> None:

@@ -64,3 +64,25 @@ def test_counts_that_go_back_begin_anew() -> None:
     found = marks.between(0, 30)
     assert found is not None
     assert (found.after, found.upto, found.counts) == (20, 20, (0, 0, 0, 0))
+
+
+def test_while_nothing_is_thinned_three_marks_are_enough() -> None:
+    marks = ThinnedMarks()
+    marks.note(1, (0, 0, 2, 0), 0)
+    for step in range(2, 200):
+        marks.note(step, (0, 0, 5, 0), step * 300)
+    assert len(marks) <= 3
+    found = marks.between(100, 150)
+    assert found is not None
+    assert found.after <= 100 and found.upto >= 150 and found.counts == (0, 0, 0, 0)
+
+
+def test_a_room_that_falls_silent_forgets_all_marks_but_one() -> None:
+    marks = ThinnedMarks()
+    for step in range(100):
+        marks.note(step, (0, 0, step, 0), step * 300)
+    assert len(marks) > 50
+    marks.trim(600_000)
+    found = marks.between(0, 100)
+    assert found is not None
+    assert (len(marks), found.after, found.upto) == (1, 99, 99)
