@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TextIO
 
 import msgspec
 
@@ -35,6 +35,7 @@ from workers.shadow import AT_ADMISSION, BY_WALL_CLOCK, Comparison, Place
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _POLL_S: Final = 1.0
+_PROGRESS_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ def run_shadow(settings: ShadowSettings) -> int:
     """Print the comparison; exit status 1 where the room has said nothing. Raises ConfigError for everything else."""
     profile = _profile(settings.app, settings.room)
     since_ms = SystemClock().wall_ms() - duration_ms(settings.since)
+    if settings.svg is not None and not settings.svg.parent.is_dir():  # said before minutes of reading, not after
+        raise ConfigError(f"--svg {settings.svg}: there is no directory {settings.svg.parent}")
     proposed = read_policy(settings.policy, profile.policy)
     read = asyncio.run(_read_log(settings, profile, proposed, since_ms))
     if not read.comparison.records:
@@ -122,15 +125,42 @@ async def read_room(log: Log, comparison: Comparison, place: Place, end: int) ->
     reader = await log.reader(MESSAGES, [place.number])
     try:
         reader.seek(place.number, place.start)
-        quiet_s = 0.0
+        quiet_s, clock = 0.0, SystemClock()
+        progress = Progress(place.start, end, sys.stderr, clock.monotonic_s())
         while reader.position(place.number) < end and not comparison.is_cut and quiet_s < SHADOW_QUIET_S_MAX:
             records = await _poll(reader, place.number)
             quiet_s = 0.0 if records else quiet_s + _POLL_S
             comparison.take([record for record in records if record.offset < end])
+            progress.show(reader.position(place.number), clock.monotonic_s())
         unread = 0 if comparison.is_cut else max(0, end - reader.position(place.number))
+        progress.end()
     finally:
         await reader.close()
     return Read(comparison, unread)
+
+
+class Progress:
+    """How far a partition has been read, on one line of a terminal; a read of two seconds shows nothing."""
+
+    def __init__(self, start: int, end: int, terminal: TextIO, now_s: float) -> None:
+        self._start = start
+        self._records = max(1, end - start)
+        self._terminal = terminal if terminal.isatty() else None
+        self._shown_s = now_s
+        self._is_shown = False
+
+    def show(self, offset: int, now_s: float) -> None:
+        """Show that the records before a log offset have been read; ``now_s`` is monotonic."""
+        if self._terminal is not None and now_s - self._shown_s >= _PROGRESS_S:
+            share = 100 * (offset - self._start) // self._records
+            self._terminal.write(f"\rread {share} % of {self._records:,} records")
+            self._terminal.flush()
+            self._shown_s, self._is_shown = now_s, True
+
+    def end(self) -> None:
+        """Clear the line."""
+        if self._terminal is not None and self._is_shown:
+            self._terminal.write("\r\x1b[K")
 
 
 async def _poll(reader: LogReader, number: int) -> list[LogRecord]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from fanout.adapters.memory import MemoryLog, Retention
-from fanout.cli.shadow import Read, ShadowSettings, compare, duration_ms, known_before, notes, run_shadow
+from fanout.cli.shadow import Progress, Read, ShadowSettings, compare, duration_ms, known_before, notes, run_shadow
 from fanout.core.errors import ConfigError
 from fanout.core.policies import encode_policies
 from fanout.core.profiles import GROUP, LIVE, Policy
@@ -62,6 +63,7 @@ def test_another_duration_is_refused_with_an_example(text: str) -> None:
         ({"log": "http://127.0.0.1:1"}, "kafka://"),
         ({"log": "kafka://"}, "kafka://"),
         ({"log": "kafka://127.0.0.1:1"}, "--log kafka://127.0.0.1:1"),
+        ({"svg": "nowhere/plot.svg"}, "--svg"),
         ({"store": "redis://127.0.0.1:1"}, "--store redis://127.0.0.1:1"),
         ({"store": "http://127.0.0.1:1"}, "--store http://127.0.0.1:1"),
     ],
@@ -69,9 +71,9 @@ def test_another_duration_is_refused_with_an_example(text: str) -> None:
 def test_what_cannot_work_is_one_line_that_says_why(tmp_path: Path, changed: dict[str, str], said: str) -> None:
     (tmp_path / "p.json").write_text("{}")
     told = {"policy": "p.json", "room": "live:1", "since": "1d", "app": "default", "log": "kafka://127.0.0.1:1"}
-    told |= {"store": "", **changed}
-    policy, room, since, app, log, store = told.values()
-    settings = ShadowSettings(tmp_path / policy, room, since, app, log, store, "fanout", False, None)
+    told |= {"store": "", "svg": "plot.svg", **changed}
+    policy, room, since, app, log, store, svg = told.values()
+    settings = ShadowSettings(tmp_path / policy, room, since, app, log, store, "fanout", False, tmp_path / svg)
     with pytest.raises(ConfigError) as raised:
         run_shadow(settings)
     assert said in str(raised.value)
@@ -123,6 +125,27 @@ async def test_records_that_go_while_it_reads_are_passed_over(clock: SteppedCloc
     read = await compare(log, ROOM, LIVE, PROPOSED, 0)
     assert (read.comparison.records, read.unread) == (7, 0)
     await log.close()
+
+
+class Terminal(io.StringIO):
+    """A stream with a person in front of it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_read_says_how_far_it_is_to_a_person_and_to_nobody_else() -> None:
+    for stream, expected in ((Terminal(), "\rread 50 % of 200 records\r\x1b[K"), (io.StringIO(), "")):
+        progress = Progress(100, 300, stream, 10.0)
+        progress.show(150, 11.0)
+        progress.show(200, 12.0)
+        progress.show(250, 13.0)
+        progress.end()
+        assert stream.getvalue() == expected
+    quick = Terminal()
+    progress = Progress(0, 0, quick, 0.0)
+    progress.end()
+    assert quick.getvalue() == ""
 
 
 def test_notes_say_what_the_figures_leave_out() -> None:
