@@ -8,13 +8,28 @@ from hypothesis import strategies as st
 
 from fanout.core import ledger
 from fanout.core.messages import Priority
-from fanout.core.policies import InForce, check_change, encode_policies
-from fanout.core.profiles import LIVE, Policy
-from fanout.core.records import BUDGET, KEYED, POLICY, Budget, PolicyChange, body, encode, header
-from tests.support.rooms import KEY, ROOM, DecidedRoom, Rec, attach, detach, message
+from fanout.core.policies import encode_policies
+from fanout.core.profiles import LIVE, Policy, Profiles
+from fanout.core.records import (
+    ANNOUNCE,
+    BUDGET,
+    KEYED,
+    MERGE,
+    MESSAGE,
+    POLICY,
+    Announce,
+    Budget,
+    Merge,
+    Message,
+    PolicyChange,
+    encode,
+    header,
+)
+from tests.support.rooms import KEY, ROOM, Rec, attach, detach, message, report
 from workers import decide
+from workers.partition import Partition
 from workers.shadow import Comparison, Place, Shadow
-from workers.turn import Turn
+from workers.turn import Ownership, Turn
 
 IN_FORCE = Policy(
     reserved_slots=2, shared_slots_min=1, shared_slots_max=4, allowlist_slots=1, allowlist_users=frozenset({"bob"})
@@ -23,7 +38,13 @@ PROPOSED = Policy(reserved_slots=1, shared_slots_min=2, shared_slots_max=3, send
 PROFILE = msgspec.structs.replace(LIVE, policy=IN_FORCE)
 
 senders = st.sampled_from(["", "ann", "bob"])
+merged = st.builds(
+    lambda key, op: encode(MESSAGE, Message(b"{}", merge=Merge(key, op)), priority=Priority.LOW.value, flags=MERGE),
+    st.sampled_from("ab"),
+    st.sampled_from(["sum", "latest"]),
+)
 messages = st.one_of(
+    merged,
     st.builds(message, st.sampled_from(list(Priority)), st.integers(1, 1 << 40), sender=senders),
     st.builds(message, st.sampled_from(list(Priority)), st.integers(1, 4), sender=senders, flags=st.just(KEYED)),
     st.builds(attach, st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)),
@@ -49,11 +70,17 @@ policies = st.builds(
     st.integers(1, 6),
     st.sampled_from([{}, {"live": Policy(shared_slots_max=3)}, {"group": Policy()}, {"live": IN_FORCE}]),
 )
+announces = st.builds(
+    lambda slot, room, listening: encode(ANNOUNCE, Announce(slot, 1, 0, [report(subscriptions=listening, key=room)])),
+    st.integers(1, 3),
+    st.sampled_from([ROOM, "app/live:other"]),
+    st.integers(0, 1 << 20),
+)
 said = st.one_of(
     messages.map(lambda value: (KEY, value)),
     messages.map(lambda value: (KEY, value)),
     messages.map(lambda value: (b"app/live:other", value)),
-    st.one_of(budgets, policies).map(lambda value: (None, value)),
+    st.one_of(budgets, policies, announces).map(lambda value: (None, value)),
 )
 steps = st.lists(st.tuples(said, st.sampled_from([0, 0, 0, 10, 199, 200, 5_000, 70_000])), min_size=1, max_size=80)
 cuts = st.lists(st.integers(1, 30), min_size=1, max_size=5)
@@ -69,32 +96,22 @@ def on_the_log(stream: list[tuple[tuple[bytes | None, bytes], int]]) -> list[Rec
 
 
 def stored(records: list[Rec], policy: Policy) -> dict[str, object]:
-    """Return the ledger that a worker stores for the room."""
-    owned, in_force = DecidedRoom(msgspec.structs.replace(LIVE, policy=policy)), InForce()
+    """Return the ledger that the owner of the partition stores for the room, among all that stands there."""
+    profile = msgspec.structs.replace(LIVE, policy=policy)
+    owned = Partition(Ownership(0, 1, "e1"), 0, 1, Profiles(namespaces={"live": profile}))
+    state = b""
     for record in records:
-        if record.key == KEY:
-            owned.turn([record])
-        elif record.key is None:
-            turn = Turn(1, 0.0)
-            act(turn, owned, in_force, record)
-            owned.close(turn)
-    report = ledger.report(owned.stored[-1].state if owned.stored else b"")
-    assert ledger.differences(report) == []
-    del report["edge"]
-    return report
-
-
-def act(turn: Turn, owned: DecidedRoom, in_force: InForce, record: Rec) -> None:
-    """Let a record without key act in the room."""
-    value = record.value or b""
-    if header(value).kind == BUDGET:
-        values = body(value, Budget).rooms.get(ROOM)
-        if values is not None:
-            decide.put_in_force(turn, owned.ownership, owned.room, record.offset, values)
-        return
-    change = body(value, PolicyChange)
-    if in_force.take(change.app, change.version, check_change(change)):
-        owned.room.use(in_force.of(ROOM, owned.room.profile.policy))
+        turn = Turn(1, 0.0)
+        owned.take(turn, [record])
+        owned.loaded(turn, dict.fromkeys(owned.ask(10)), lambda _target: False)
+        decide.close(turn)
+        for change in turn.changes:
+            if change.room.key == ROOM:
+                state = change.batch.state
+    found = ledger.report(state)
+    assert ledger.differences(found) == []
+    del found["edge"]
+    return found
 
 
 def compared(records: list[Rec], sizes: list[int], proposed: Policy) -> Comparison:
@@ -117,7 +134,7 @@ def test_a_shadow_under_the_policy_in_force_has_the_ledger_that_the_worker_store
     comparison = compared(records, sizes, IN_FORCE)
     expected = stored(records, IN_FORCE)
     assert comparison.in_force.counts() == expected
-    if all(record.key is not None or header(record.value or b"").kind == BUDGET for record in records):
+    if all(record.key is not None or header(record.value or b"").kind != POLICY for record in records):
         assert comparison.proposed.counts() == expected
 
 
