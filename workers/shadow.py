@@ -23,7 +23,7 @@ from fanout.core.limits import SHADOW_RECORDS_MAX
 from fanout.core.messages import split_key
 from fanout.core.policies import InForce, PolicyAt
 from fanout.core.profiles import Policy, Profile, Profiles, namespace_of
-from fanout.core.records import ANNOUNCE, ATTACH, BUDGET, DETACH, TICK, Announce, Budget, body, encode, header
+from fanout.core.records import ANNOUNCE, ATTACH, BUDGET, DETACH, POLICY, TICK, Announce, Budget, body, encode, header
 from fanout.core.room_state import RoomState
 from fanout.ports import LogRecord
 from workers.decide import check_slot
@@ -140,7 +140,8 @@ class Comparison:
                     self.is_cut = True
                     break
                 self._enter(record.timestamp)
-                self._hand(record, record)
+                for due in self._due:
+                    due.append(record)
                 self.records += 1
         self._decide()
 
@@ -172,8 +173,9 @@ class Comparison:
                 self._take_share(record, kind)
         elif kind == TICK:
             self._hand(record, record)
-        elif kind is not None:
-            self._hand(record, None)  # a change of policy: the proposed one stays
+        elif kind == POLICY:
+            self._hand(record, None)  # the proposed one stays
+            self._decide()  # what a budget means to the proposed one depends on it
 
     def _take_share(self, record: LogRecord, kind: int | None) -> None:
         """Take this room's share of a record that names several."""
@@ -202,9 +204,9 @@ class Comparison:
 
     def _resize(self, record: LogRecord) -> None:
         """Give the proposed policy the shared slots that the room's size affords, as the worker would have done."""
-        self._decide()  # its slots so far are part of the answer
         if self._is_budget_shared():
             return
+        self._decide()  # its slots so far are part of the answer
         old_ms = record.timestamp - _REPORT_MS
         self._gateways = {slot: one for slot, one in self._gateways.items() if one.at_ms >= old_ms}
         room, members = self.proposed.room, sum(one.subscriptions for one in self._gateways.values())

@@ -195,7 +195,7 @@ def policy_reset(namespace: str, url: UrlOption = DEFAULT_URL, key: KeyOption = 
 
 @app.command()
 def shadow(
-    policy: Annotated[Path, typer.Option(help="JSON or TOML; what it leaves out is as in the namespace's profile")],
+    policy: Annotated[Path, typer.Option(help="JSON or TOML; what it leaves out has its default")],
     room: Annotated[str, typer.Option(help="Whose messages are decided again")],
     since: Annotated[str, typer.Option(help="90m, 6h, 1d; at most 7d")] = "1d",
     app_id: Annotated[str, typer.Option("--app")] = "default",

@@ -21,10 +21,10 @@ from fanout.cli.policy_file import read_policy
 from fanout.cli.shadow_plot import as_svg, as_text
 from fanout.cli.shadow_report import Report, as_json, as_table, utc
 from fanout.cli.terminal import say
-from fanout.core.errors import ConfigError, FanoutError, OutOfRange, Refused, Unavailable
+from fanout.core.errors import ConfigError, FanoutError, OutOfRange, RecordError, Refused, Unavailable
 from fanout.core.limits import POLL_RECORDS_MAX, SHADOW_QUIET_S_MAX, SHADOW_RECORDS_MAX, SHADOW_SINCE_MS_MAX
 from fanout.core.messages import check_app, check_room, room_key, split_key
-from fanout.core.policies import PolicyAt
+from fanout.core.policies import PolicyAt, decode_policies
 from fanout.core.profiles import Policy, Profile, Profiles
 from fanout.core.records import MESSAGES, PARTITIONS
 from fanout.ports import Log, LogReader, LogRecord, PoliciesSet, Topics
@@ -214,10 +214,16 @@ async def _set_before(settings: ShadowSettings, since_ms: int) -> SetBefore:
 
 def known_before(found: PoliciesSet | None, since_ms: int) -> SetBefore:
     """Return what was in force at a time (Unix ms): the store has the newest policies, and their version says when."""
-    if found is not None and found.version >= since_ms:
+    if found is None:
+        return SetBefore(None, ())
+    if found.version >= since_ms:
         return SetBefore(
             None, ("In force: the defaults, until the first change since then; earlier ones are not kept.",)
         )
+    try:
+        decode_policies(found.policies)
+    except RecordError as error:
+        return SetBefore(None, (f"In force: the defaults; what the app had set is unreadable here: {error.detail}.",))
     return SetBefore(found, ())
 
 

@@ -165,6 +165,9 @@ def test_policies_that_were_set_later_are_not_those_of_the_beginning() -> None:
     assert known_before(None, 1_000) == (None, ())
     policies, (note,) = known_before(found, 1_000)
     assert policies is None and "defaults" in note
+    newer = PoliciesSet(1, 1, b'{"live": {"a_field_of_tomorrow": 1}}')
+    policies, (note,) = known_before(newer, 1_000)
+    assert policies is None and "a_field_of_tomorrow" in note
 
 
 async def test_what_the_app_had_set_before_is_in_force(log: MemoryLog) -> None:

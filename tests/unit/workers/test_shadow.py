@@ -155,6 +155,13 @@ def test_a_policy_on_the_log_acts_from_its_place_on_and_the_proposed_one_stays()
     assert kept(comparison.proposed.counts()) == 2 + 2
 
 
+def test_a_budget_behind_a_change_of_policy_is_read_by_the_new_policy() -> None:
+    change = encode(POLICY, PolicyChange("app", 5, encode_policies({"live": FEW})))
+    first = Rec(0, change, key=None, timestamp=AT_MS)
+    comparison = compared([first, budget(1, 1, 10), *said(30, 2)])
+    assert kept(comparison.in_force.counts()) == kept(comparison.proposed.counts()) == 1
+
+
 def test_what_the_app_had_set_before_is_in_force_at_the_beginning() -> None:
     policies = encode_policies({"live": Policy(shared_slots_max=7)})
     comparison = Comparison(ROOM, LIVE, FEW, PLACE, [PolicyAt("app", -1, 5, policies)])
