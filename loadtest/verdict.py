@@ -1,7 +1,7 @@
 """Whether the sockets, the publishers and the engine's ledger tell the same story. Pure.
 
     accepted by the API      = accepted in the ledger             (the room is new in each run)
-    kept × viewers           = offered by the gateways            (nobody came or left while messages flowed)
+    sent × viewers           = offered by the gateways            (nobody came or left while messages flowed)
     written by the gateways  = deliveries that the sockets counted
 
 The last two hold exactly where no socket was closed by the engine; where one was, what it missed is bounded by its
@@ -40,10 +40,10 @@ def complaints(ledger: dict[str, Any], report: Report) -> list[str]:
     if accepted != report.sent.accepted:
         found.append(f"the API accepted {report.sent.accepted}, the ledger knows {accepted}")
     if not report.seen.closed and not report.seen.failed:
-        due = _sum(ledger["kept"]) * report.seen.sessions
+        due = (_sum(ledger["kept"]) + _sum(ledger["folds"])) * report.seen.sessions
         offered = _sum(ledger["edge"]["offered"])
         if due != offered:
-            found.append(f"kept × sessions is {due}, offered is {offered}")
+            found.append(f"sent × sessions is {due}, offered is {offered}")
     written = _sum(ledger["edge"]["written"])
     if written < report.seen.deliveries:
         found.append(f"the sockets counted {report.seen.deliveries} deliveries, written are only {written}")

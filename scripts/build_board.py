@@ -126,6 +126,15 @@ ROWS: Final = (
                 "Drops happen by policy, least important first; SYSTEM and HIGH never appear here.",
                 stacked=True,
             ),
+            Panel(
+                "Publications of merged messages",
+                "cps",
+                (
+                    (rate("fanout_folds_sent_total", "priority"), "{{priority}}"),
+                    (rate("fanout_ticks_appended_total"), "ticks"),
+                ),
+                "At most five a second, room, key and class. A tick ends the windows of a partition that fell silent.",
+            ),
             Panel("Record → acknowledged by the log", "s", _times("fanout_append_seconds")),
             Panel(
                 "HTTP requests",

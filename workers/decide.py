@@ -27,6 +27,7 @@ from fanout.core.records import (
     DETACH,
     FOREIGN_FIRST_BYTE,
     KEYED,
+    MERGE,
     MODERATION,
     Announce,
     Attach,
@@ -40,6 +41,7 @@ from fanout.core.room_state import RoomState, Values
 from fanout.ports import HistoryBatch, LogRecord
 from workers.chunks import ChunkBuilder
 from workers.late import skip_late
+from workers.merging import fold, fold_on
 from workers.poison import poison
 from workers.publish import Parsed, parse, publish
 from workers.room_batch import answer, close_room_batch
@@ -52,7 +54,8 @@ _GENERATIONS: Final = 1 << 53  # the store counts in doubles
 def apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[LogRecord], profiles: Profiles) -> None:
     """Apply records of one room, in log order; those that the room's state contains already do nothing.
 
-    Poison is parked, its neighbours go on. Messages side by side are decided together.
+    Poison is parked, its neighbours go on. Messages side by side are decided together, but for those that are merged:
+    where one opens nothing new it does not matter to its neighbours in the window which of them comes first.
     """
     before = turn.late_before(room)
     if not records or records[0].timestamp >= max(before):
@@ -67,6 +70,7 @@ def apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[L
 
 def _apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[LogRecord], profiles: Profiles) -> None:
     applied = room.applied
+    folded = 0
     messages: list[Parsed] = []
     for record in records:
         offset = record.offset
@@ -75,13 +79,19 @@ def _apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[
         try:
             parsed = parse(record, offset)
             if parsed is not None:
-                messages.append(parsed)
-                continue
+                if not parsed[3] & MERGE:
+                    messages.append(parsed)
+                    continue
+                if fold_on(turn, room, parsed):
+                    folded = offset + 1
+                    continue
             if messages:
                 publish(turn, ownership, room, messages)
                 messages = []
             value = record.value
-            if value and value[0] == FOREIGN_FIRST_BYTE:
+            if parsed is not None:
+                fold(turn, ownership, room, parsed)
+            elif value and value[0] == FOREIGN_FIRST_BYTE:
                 _apply_foreign(turn, ownership, room, record, value, profiles)
             else:
                 _apply_control(turn, ownership, room, record.timestamp, value)
@@ -90,6 +100,9 @@ def _apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[
             turn.parked.append(poison(ownership.partition, record, error))
     if messages:
         publish(turn, ownership, room, messages)
+    if folded:
+        turn.draft(ownership, room)
+        room.applied = max(room.applied, folded)
 
 
 def announce(
@@ -202,10 +215,18 @@ def _apply_foreign(
         message, asked, flags = to_message(said, profiles, sent_ms=at_ms)
     except Refused as refused:
         raise RecordError(refused.problem.reason, refused.detail) from refused
-    priority = _foreign_class(turn, room, message, asked, at_ms)
+    if flags & MERGE:
+        priority = class_of(room.policy, asked, message.type, message.sender)  # HIGH is refused, and takes no quota
+    else:
+        priority = _foreign_class(turn, room, message, asked, at_ms)
     id_ = foreign_id(at_ms, ownership.partition, record.offset, message.parent)
     # Its id is new in every record, so that a key cannot be recognised by it.
-    publish(turn, ownership, room, [(record, record.offset, priority.value, flags & ~KEYED, id_, message)])
+    decided = fold if flags & MERGE else _publish_one
+    decided(turn, ownership, room, (record, record.offset, priority.value, flags & ~KEYED, id_, message))
+
+
+def _publish_one(turn: Turn, ownership: Ownership, room: RoomState, message: Parsed) -> None:
+    publish(turn, ownership, room, (message,))
 
 
 def _foreign_class(turn: Turn, room: RoomState, message: Message, asked: Priority, at_ms: int) -> Priority:

@@ -15,6 +15,13 @@ from workers.turn import Draft
 _EPHEMERAL: Final = Kind.EPHEMERAL.value
 
 
+def note_merged(draft: Draft, room: RoomState, id_: int, class_: int) -> None:
+    """Note that a message was folded with others."""
+    at_ms = room.thinning.clock_ms
+    outcome = Outcome(split_key(room.key)[1], at_ms, Fate.MERGED.value, class_)
+    draft.note(NotedOutcome(id_, at_ms, encode_body(outcome)))
+
+
 def note(draft: Draft, room: RoomState, id_: int, class_: int, position: int, reason: DropReason | None) -> None:
     """Note that a message became a publication, or was dropped and why.
 

@@ -7,7 +7,7 @@ those of its neighbours go on. Lives elsewhere: what a record does (``decide``),
 from __future__ import annotations
 
 import secrets
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -37,8 +37,10 @@ from fanout.ports import Clock, Epochs, GroupReader, Log, LogRecord, RoomMeta
 from sharding.placement import partition_of
 from workers import decide
 from workers.commits import Commits, Ticket
+from workers.merging import close_folds, may_merge
 from workers.poison import poison
 from workers.turn import Ownership, Turn
+from workers.windows import Run, Windows, is_over
 
 _log: Final = structlog.get_logger(__name__)
 _REPORT_BYTES: Final = 512  # about what a room's share of an Announce holds in memory
@@ -111,6 +113,7 @@ class Partition:
     """A partition under one ownership. ``next_offset`` is the log offset of the next record that it takes.
 
     ``policies`` are those in force at that place, ``resized`` the rooms whose budget somebody should look at.
+    ``windows`` knows the rooms with open folds, ``taken_s`` when the newest records were polled (monotonic).
     """
 
     def __init__(
@@ -134,6 +137,8 @@ class Partition:
         self.resized: dict[bytes, None] = {}  # in the order in which they changed
         self.pressures: dict[int, int] = {}  # by slot, as announced
         self.budget_at = -1  # log offset of the last Budget from here
+        self.windows = Windows()
+        self.taken_s = 0.0
         self._partitions = partitions
         self._profiles = profiles
 
@@ -155,8 +160,18 @@ class Partition:
         """Decide about records, room by room and each in log order; those of rooms that are not in memory are held."""
         ticket = self.commits.take(records[-1].offset + 1, 1)
         self.next_offset = ticket.next_offset
+        self.taken_s = turn.begun_s
+        windows = self.windows
         by_room: defaultdict[bytes, list[LogRecord]] = defaultdict(list)
-        for record in records:
+        from_ms, to_ms = windows.from_ms, windows.to_ms
+        begun = 0  # where those begin that the current run has of these records
+        for index, record in enumerate(records):
+            if not from_ms <= record.timestamp < to_ms:
+                if windows or may_merge(records[begun:index]):
+                    self._take_rooms(turn, by_room, ticket)
+                    by_room.clear()
+                self._enter(turn, record, remember=bool(by_room or self.held))
+                from_ms, to_ms, begun = windows.from_ms, windows.to_ms, index
             key = record.key
             if key is not None:
                 by_room[key].append(record)
@@ -176,12 +191,21 @@ class Partition:
             room = self.rooms.get(key)
             if room is not None:
                 decide.apply(turn, self.ownership, room, records, self._profiles)
+                if room.folds is not None:
+                    self.windows.wait(room, ticket)
                 continue
             for record in records:
                 try:
                     self._hold(record, key, None, ticket, turn.begun_s)
                 except Exception as error:
                     turn.parked.append(poison(self.number, record, error))
+
+    def _enter(self, turn: Turn, record: LogRecord, *, remember: bool) -> None:
+        """A record of another window than the one before: the folds whose window is over are sent first."""
+        run = self.windows.enter(record.offset, record.timestamp, remember=remember)
+        for room, ticket in self.windows.over(run.window):
+            close_folds(turn, self.ownership, room, run.offset)
+            turn.tickets.append((self.commits, ticket))
 
     def loaded(self, turn: Turn, metas: Mapping[bytes, RoomMeta | None], is_gone: Callable[[Target], bool]) -> None:
         """Take rooms in whose state has come from the store, and decide about the records held for them."""
@@ -193,8 +217,7 @@ class Partition:
                 if is_gone((slot, generation)):
                     decide.expire(turn, self.ownership, room, slot, generation)
             turn.tickets.extend((self.commits, ticket) for ticket in held.tickets)
-            for record, action in held.work:
-                self._take_held(turn, room, record, action)
+            self._take_held(turn, room, held)
 
     def expire(self, turn: Turn, keys: Iterable[bytes], slot: int, generation: int) -> None:
         """Stop sending to a gateway whose lease is gone, in those of the rooms that are still here."""
@@ -222,13 +245,30 @@ class Partition:
         forgotten = 0
         for key in list(islice(self.rooms, 4 * rooms)):
             room = self.rooms.pop(key)
-            if room.loans or room.touched >= before_turn or forgotten == rooms:
+            is_busy = room.loans or room.folds is not None or room.touched >= before_turn
+            if is_busy or forgotten == rooms:
                 self.rooms[key] = room
             else:
                 forgotten += 1
         return forgotten
 
-    def _take_held(self, turn: Turn, room: RoomState, record: LogRecord, action: Action | None) -> None:
+    def _take_held(self, turn: Turn, room: RoomState, held: Held) -> None:
+        """Decide about held records as if the room had been here: its folds end with the runs that came meanwhile."""
+        runs = deque(self.windows.runs())
+        for record, action in held.work:
+            while runs and runs[0].offset <= record.offset:
+                self._pass(turn, room, runs.popleft())
+            self._take_one(turn, room, record, action)
+        for run in runs:
+            self._pass(turn, room, run)
+        if room.folds is not None:
+            self.windows.wait(room, held.tickets[0])
+
+    def _pass(self, turn: Turn, room: RoomState, run: Run) -> None:
+        if is_over(room, run):
+            close_folds(turn, self.ownership, room, run.offset)
+
+    def _take_one(self, turn: Turn, room: RoomState, record: LogRecord, action: Action | None) -> None:
         if action is None:
             decide.apply(turn, self.ownership, room, (record,), self._profiles)
             return
@@ -279,7 +319,7 @@ class Partition:
             self._share(turn, record, shares, ticket)
         elif kind == POLICY:
             self._take_policy(turn, record, body(record.value, PolicyChange))
-        elif kind != TICK:  # which closes due windows of merged messages; this version folds none
+        elif kind != TICK:  # whose time has ended what was due, as that of any record does
             raise RecordError("no_key", f"a record of kind {kind} needs the key app/room")
 
     def _take_announce(self, turn: Turn, record: LogRecord, said: Announce, ticket: Ticket) -> None:

@@ -19,9 +19,10 @@ from fanout.core.limits import MESSAGE_BYTES_MAX, MESSAGE_RECORD_BYTES_MAX, OUTC
 from fanout.core.messages import PRIORITIES, Kind
 from fanout.core.policy import DropReason, take_slot
 from fanout.core.records import AUDIENCE, HEADER, HEADER_BYTES, KEYED, MERGE, MESSAGE, TRACKED, VERSION, Counts, Message
-from fanout.core.room_state import Keyed, RoomState
-from fanout.ports import HistoryEntry, KeyedId, LogRecord
+from fanout.core.room_state import RoomState
+from fanout.ports import HistoryEntry, LogRecord
 from workers.chunks import ROOM_BATCH_BYTES_MAX
+from workers.fates import repeat_or_late
 from workers.outcomes import note
 from workers.poison import poison
 from workers.room_batch import close_room_batch
@@ -36,11 +37,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _RELIABLE: Final = Kind.RELIABLE.value
 _EPHEMERAL: Final = Kind.EPHEMERAL.value
 _CLASSES: Final = len(PRIORITIES)
-_KEYED: Final = DropReason.KEYED
-_LATE: Final = DropReason.LATE
 _UNSAMPLED: Final = OUTCOME_SAMPLE - 1
-# One for some must never reach everybody because this version cannot tell them apart.
-_NOT_YET: Final = AUDIENCE | MERGE
 
 
 def parse(record: LogRecord, offset: int) -> Parsed | None:
@@ -60,15 +57,17 @@ def parse(record: LogRecord, offset: int) -> Parsed | None:
         message = _decode(value[HEADER_BYTES:])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError("undecodable", f"Message: {error}") from error
-    if is_large or class_ >= _CLASSES or flags & _NOT_YET or message.audience is not None or message.merge is not None:
+    if is_large or class_ >= _CLASSES or flags & AUDIENCE or message.audience is not None:
         _check(class_, flags, message)
+    if message.merge is not None and not flags & MERGE:
+        raise RecordError("bad_request", "merge: the flag is missing")
     return record, offset, class_, flags, id_, message
 
 
 def publish(  # noqa: PLR0912 - a call a message costs more than all that these branches do
     turn: Turn, ownership: Ownership, room: RoomState, messages: Sequence[Parsed]
 ) -> None:
-    """Decide about messages of one room; their log offsets rise and are none that the room has applied."""
+    """Decide about messages of one room that are not merged; their log offsets rise, the room has applied none."""
     draft = turn.draft(ownership, room)
     before = turn.late_before(room)
     drops: defaultdict[DropReason, Counts] = defaultdict(zeros)
@@ -87,7 +86,7 @@ def publish(  # noqa: PLR0912 - a call a message costs more than all that these 
             accepted[class_] += 1
             reason = None
             if is_late or flags & KEYED:
-                reason = _repeat_or_late(draft, room, flags, id_, position, max(at_ms, clock_ms), is_late=is_late)
+                reason = repeat_or_late(draft, room, flags, id_, position, max(at_ms, clock_ms), is_late=is_late)
             if reason is None and thinned:
                 reason = take_slot(thinning, policy, shared_slots, PRIORITIES[class_], message.sender, message.type)
             if flags & TRACKED or not position & _UNSAMPLED:
@@ -106,8 +105,8 @@ def publish(  # noqa: PLR0912 - a call a message costs more than all that these 
             elif not targets:
                 continue
             encoded = _encode((  # the places of records.Entry; as a tuple, which is made in half the time
-                position, 0, kind, class_, prev, n, id_, clock_ms, message.sent_ms, message.data, message.sender,
-                message.type, message.tags, flags,
+                position, room.parts if offset == room.closed_at else 0, kind, class_, prev, n, id_, clock_ms,
+                message.sent_ms, message.data, message.sender, message.type, message.tags, flags,
             ))  # fmt: skip
             size = len(encoded)
             if kind != _EPHEMERAL:
@@ -129,8 +128,9 @@ def _check(class_: int, flags: int, message: Message) -> None:
         raise RecordError("unknown_class", f"classes are 0 to {_CLASSES - 1}, this one is {class_}")
     if len(message.data) > MESSAGE_BYTES_MAX:
         raise RecordError("too_large", f"data: {len(message.data)} bytes, at most {MESSAGE_BYTES_MAX}")
-    if flags & _NOT_YET or message.audience is not None or message.merge is not None:
-        raise RecordError("not_available", "this version delivers to everybody and folds nothing")
+    if flags & AUDIENCE or message.audience is not None:
+        # One for some must never reach everybody because this version cannot tell them apart.
+        raise RecordError("not_available", "this version delivers to everybody")
 
 
 def _count(turn: Turn, room: RoomState, drops: Mapping[DropReason, Counts]) -> None:
@@ -142,23 +142,3 @@ def _open_span(turn: Turn, draft: Draft, room: RoomState, drops: dict[DropReason
     _count(turn, room, drops)  # the counts before the span are whole
     drops.clear()
     open_span(draft, room, at_ms)
-
-
-def _repeat_or_late(
-    draft: Draft, room: RoomState, flags: int, id_: int, position: int, at_ms: int, *, is_late: bool
-) -> DropReason | None:
-    # The id is noted in any case: whether its message is late must not decide what becomes of a repeat.
-    if flags & KEYED and _is_repeat(draft, room, id_, position, at_ms):
-        return _KEYED
-    return _LATE if is_late else None
-
-
-def _is_repeat(draft: Draft, room: RoomState, id_: int, position: int, at_ms: int) -> bool:
-    keyed = room.keyed
-    if keyed is None:
-        keyed = room.keyed = Keyed()
-    if keyed.is_repeat(id_, position, at_ms):
-        return True
-    keyed.add(id_, position, at_ms)
-    draft.keyed.append(KeyedId(id_, position, at_ms))
-    return False

@@ -47,6 +47,7 @@ from workers.lease_watch import LeaseWatch
 from workers.partition import Partition
 from workers.partitions import Partitions
 from workers.steady_writer import SteadyWriter
+from workers.ticker import LOOK_S, Ticker
 from workers.turn import Turn
 
 GROUP: Final = "fanout-workers"
@@ -86,6 +87,7 @@ class RoomWorker:
         self._dead_writer = SteadyWriter(log, durable=True)
         self._lanes = ChunkLanes(self._chunk_writer, self._acked)
         self._dead = DeadLetters(self._dead_writer, MESSAGES)
+        self._ticker = Ticker(self._dead_writer, clock)
         self._budgets = Budgets(self._dead_writer, quota)
         self._line = HistoryLine(
             store.history,
@@ -121,6 +123,7 @@ class RoomWorker:
                 ("history", self._line.run()),
                 ("settle", self._repeat(SETTLE_S, self._settle)),
                 ("leases", self._repeat(LEASE_TABLE_POLL_S, self._look_at_leases)),
+                ("ticks", self._repeat(LOOK_S, self._look_at_silence)),
                 ("health", self._repeat(LEASE_TABLE_POLL_S, self._look_at_health)),
                 ("lag", self._repeat(LAG_LOOK_S, self._look_at_lag)),
                 ("budgets", self._repeat(BUDGET_S, self._look_at_budgets)),
@@ -149,6 +152,7 @@ class RoomWorker:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._lanes.close()
         await self._dead.close()
+        await self._ticker.close()
         await self._leave()
         await self._chunk_writer.close()
         await self._dead_writer.close()
@@ -449,6 +453,10 @@ class RoomWorker:
                 if owned.ownership.is_over:
                     break
 
+    async def _look_at_silence(self) -> None:
+        if not self._is_draining and not self._is_full(1.0):  # else there is no silence: nobody listens
+            self._ticker.look(self._partitions.active.values())
+
     async def _look_at_health(self) -> None:
         for name, ping in (("log", self._log.ping), ("store", self._store.backend.ping)):
             try:
@@ -483,9 +491,14 @@ class RoomWorker:
 
 def _count(turn: Turn) -> None:
     """Add a turn's counts to the metrics, once a turn."""
-    for priority, kept in zip(PRIORITIES, turn.kept, strict=True):
-        if kept:
-            metrics.MESSAGES_KEPT.labels(priority.word).inc(kept)
+    for counter, counts in (
+        (metrics.MESSAGES_KEPT, turn.kept),
+        (metrics.MESSAGES_MERGED, turn.merged),
+        (metrics.FOLDS_SENT, turn.folds),
+    ):
+        for priority, count in zip(PRIORITIES, counts, strict=True):
+            if count:
+                counter.labels(priority.word).inc(count)
     for (reason, class_), dropped in turn.dropped.items():
         metrics.MESSAGES_DROPPED.labels(reason.stage, reason.word, PRIORITIES[class_].word).inc(dropped)
     if turn.degraded:

@@ -22,8 +22,22 @@ from fanout.core.ledger import check_report
 from fanout.core.limits import SHADOW_RECORDS_MAX
 from fanout.core.messages import split_key
 from fanout.core.policies import InForce, PolicyAt
+from fanout.core.policy import WINDOW_MS
 from fanout.core.profiles import Policy, Profile, Profiles, namespace_of
-from fanout.core.records import ANNOUNCE, ATTACH, BUDGET, DETACH, POLICY, TICK, Announce, Budget, body, encode, header
+from fanout.core.records import (
+    ANNOUNCE,
+    ATTACH,
+    BUDGET,
+    DETACH,
+    POLICY,
+    TICK,
+    Announce,
+    Budget,
+    Tick,
+    body,
+    encode,
+    header,
+)
 from fanout.core.room_state import RoomState
 from fanout.ports import LogRecord
 from workers.decide import check_slot
@@ -36,6 +50,7 @@ AT_ADMISSION: Final = ("types", "raised_users", "raised_types", "high_per_s", "h
 BY_WALL_CLOCK: Final = ("late_low_ms", "late_normal_ms")
 _OF_BUDGETS: Final = ("room_deliveries_per_s", "shared_slots_min", "shared_slots_max")
 _ROUTES: Final = (ATTACH, DETACH)  # they decide nothing about a message; how many listen is announced
+_TICK: Final = encode(TICK, Tick())
 _REPORT_MS: Final = 120_000  # every room is announced every minute: a gateway that has missed one is gone
 
 
@@ -127,12 +142,19 @@ class Comparison:
         self._records_max = records_max
         self._due: tuple[list[LogRecord], list[LogRecord]] = ([], [])  # for the one in force, for the proposed one
         self._step = 0
+        self._window = 0
         self._gateways: dict[int, _Gateway] = {}  # by slot
 
     def take(self, records: Sequence[LogRecord]) -> None:
-        """Take polled records of the partition, in log order; those of other rooms are passed over."""
+        """Take polled records of the partition, in log order. Of those of other rooms only the time counts: the first
+        one of a window ends those of merged messages before it."""
         key = self._encoded_key
         for record in records:
+            window = record.timestamp // WINDOW_MS
+            if window != self._window:
+                self._window = window
+                tick = _Record(record.offset, record.timestamp, None, _TICK)
+                self._hand(tick, tick)
             if record.key is None:
                 self._take_keyless(record)
             elif record.key == key and _kind(record) not in _ROUTES:

@@ -113,7 +113,9 @@ class Turn:
         "drafts",
         "dropped",
         "fenced",
+        "folds",
         "kept",
+        "merged",
         "now_ms",
         "number",
         "parked",
@@ -136,6 +138,8 @@ class Turn:
         self.tickets: list[tuple[Commits, Ticket]] = []
         self.touched: dict[Ownership, int] = {}
         self.kept = zeros()
+        self.merged = zeros()
+        self.folds = zeros()
         self.dropped: dict[tuple[DropReason, int], int] = {}
         self.degraded = 0
         self.fenced: dict[str, int] = {}

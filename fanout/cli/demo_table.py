@@ -76,6 +76,7 @@ def print_ledger(console: Console, room: str, ledger: Mapping[str, Any], witness
         ("  kept", reconcile.total(ledger["kept"])),
         ("  merged", reconcile.total(ledger["merged"])),
         *((f"  dropped: {name}", count) for name, count in reconcile.dropped_before(ledger).items()),
+        ("publications of merged", reconcile.total(ledger["folds"])),
         ("deliveries offered", reconcile.total(ledger["edge"]["offered"])),
         ("  written", reconcile.total(ledger["edge"]["written"])),
         *((f"  dropped: {name}", count) for name, count in reconcile.dropped_at_edge(ledger).items()),

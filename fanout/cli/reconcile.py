@@ -23,6 +23,11 @@ def total(counts: Mapping[str, int]) -> int:
     return sum(counts.values())
 
 
+def sent(ledger: Mapping[str, Any]) -> int:
+    """Return the publications that went to gateways: messages that were kept, and what merged ones became."""
+    return total(ledger["kept"]) + total(ledger["folds"])
+
+
 def dropped_before(ledger: Mapping[str, Any]) -> dict[str, int]:
     """Return messages dropped before the gateways, by ``stage reason``."""
     return {
@@ -38,22 +43,23 @@ def dropped_at_edge(ledger: Mapping[str, Any]) -> dict[str, int]:
 
 
 def reported(ledger: Mapping[str, Any], witness: Witness) -> bool:
-    """True once the gateways have told everything: each kept message was offered to every viewer and has a fate."""
+    """True once the gateways have told everything: each publication was offered to every viewer and has a fate."""
     edge = ledger["edge"]
-    offered_due = total(ledger["kept"]) * witness.viewers
-    return total(edge["offered"]) >= offered_due and total(edge["pending"]) == 0
+    return total(edge["offered"]) >= sent(ledger) * witness.viewers and total(edge["pending"]) == 0
 
 
 def errors(ledger: Mapping[str, Any], witness: Witness) -> list[str]:
     """Return a sentence for everything that does not add up; empty: it reconciles."""
     found = differences(ledger)
-    accepted, kept = total(ledger["accepted"]), total(ledger["kept"])
+    accepted = total(ledger["accepted"])
     if accepted != witness.accepted:
         found.append(f"senders were answered {witness.accepted} times, the ledger accepted {accepted}")
     written = total(ledger["edge"]["written"])
     if written != witness.received:
         found.append(f"gateways wrote {written} deliveries, viewers received {witness.received}")
     offered = total(ledger["edge"]["offered"])
-    if offered != kept * witness.viewers:
-        found.append(f"{kept} kept × {witness.viewers} viewers are not the {offered} deliveries offered")
+    if offered != sent(ledger) * witness.viewers:
+        found.append(
+            f"{sent(ledger)} publications × {witness.viewers} viewers are not the {offered} deliveries offered"
+        )
     return found

@@ -47,21 +47,30 @@ NOTHING: Final = Edge()  # one object for all stays without a report: a room has
 
 
 class Ledger(msgspec.Struct, array_like=True, gc=False):
-    """Messages by class, and in ``edge`` the deliveries of the stays that have ended."""
+    """Messages by class, and in ``edge`` the deliveries of the stays that have ended.
+
+    ``folds`` are the publications that merged messages became: sent like those of ``kept``, but no messages.
+    """
 
     accepted: Counts = msgspec.field(default_factory=zeros)
     kept: Counts = msgspec.field(default_factory=zeros)
-    merged: Tally = NONE
+    merged: Counts = msgspec.field(default_factory=zeros)
     dropped: dict[str, dict[str, Counts]] = {}
     edge: Edge = NOTHING
+    folds: Counts = msgspec.field(default_factory=zeros)
+
+    @property
+    def sent(self) -> Tally:
+        """Publications by class that went to the routes of their time: what stays are measured by."""
+        return plus(tally_of(self.kept), tally_of(self.folds))
 
 
 class Stay(msgspec.Struct, array_like=True, gc=False):
     """One stay of a room on a slot: the route while it lasts, and what its gateway reported last.
 
-    ``kept_before`` is what the room had kept when the stay began: what it kept since was sent to the slot, and
-    ``taken`` of it had come there by the last report. ``gone`` is the rest (``sent_since``) when the slot's lease was
-    given up for lost, None while it holds; ``gone_ms`` the record clock then.
+    ``kept_before`` is what the room had sent (kept messages, and folds) when the stay began: what it sent since went to
+    the slot, and ``taken`` of it had come there by the last report. ``gone`` is the rest (``sent_since``) when the
+    slot's lease was given up for lost, None while it holds; ``gone_ms`` the record clock then.
     """
 
     generation: int
@@ -129,14 +138,15 @@ def take_report(stay: Stay, report: RoomReport) -> bool:
     return True
 
 
-def sent_since(stay: Stay, kept: Counts) -> Tally:
+def sent_since(stay: Stay, sent: Tally) -> Tally:
     """Return the publications by class that were sent to the slot and had not come there by its last report.
 
-    Never below zero: a gateway that filled a hole from the history has taken what was never sent to it.
+    ``sent`` is the room's (``Ledger.sent``). Never below zero: a gateway that filled a hole from the history has taken
+    what was never sent to it.
     """
     if stay.gone is not None:
         return stay.gone
-    return tally_of([max(0, sent) for sent in minus(minus(tally_of(kept), stay.kept_before), stay.taken)])
+    return tally_of([max(0, under_way) for under_way in minus(minus(sent, stay.kept_before), stay.taken)])
 
 
 def ended(stay: Stay, sent: Tally) -> Edge:
@@ -178,10 +188,10 @@ def edge_total(ledger: Ledger, stays: Mapping[int, Stay], leased: Mapping[int, i
     ``leased``: generation by slot of the gateways that live (None: not known). The owner of a room that nobody speaks
     in or of has no reason to load it, so that a loss may show here before the state knows of it.
     """
-    total = ledger.edge
+    total, sent = ledger.edge, ledger.sent
     for slot, stay in stays.items():
         is_lost = stay.gone is not None or (leased is not None and leased.get(slot) != stay.generation)
-        total = add(total, ended(stay, sent_since(stay, ledger.kept)) if is_lost else stay.edge)
+        total = add(total, ended(stay, sent_since(stay, sent)) if is_lost else stay.edge)
     return total
 
 
@@ -212,6 +222,7 @@ def shown(ledger: Ledger) -> dict[str, Any]:
         "accepted": _by_class(ledger.accepted),
         "kept": _by_class(ledger.kept),
         "merged": _by_class(ledger.merged),
+        "folds": _by_class(ledger.folds),
         "dropped": {
             stage: {reason: _by_class(counts) for reason, counts in reasons.items()}
             for stage, reasons in ledger.dropped.items()

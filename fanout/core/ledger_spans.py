@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from fanout.core.errors import BAD_REQUEST, Refused
-from fanout.core.ledger import Edge, Ledger, Stay, add, tally_of, total
+from fanout.core.ledger import Edge, Ledger, Stay, add, total
 from fanout.core.limits import LEDGER_SPAN_MS, LEDGER_SPANS
 from fanout.core.messages import PRIORITIES
 from fanout.core.records import Counts, decode_body
@@ -81,7 +81,7 @@ def opening(at_ms: int, ledger: Ledger, stays: Mapping[int, Stay]) -> Opening:
     edge = ledger.edge
     for stay in stays.values():
         edge = add(edge, stay.edge)
-    before = Ledger(ledger.accepted, ledger.kept, ledger.merged, ledger.dropped, edge)
+    before = Ledger(ledger.accepted, ledger.kept, ledger.merged, ledger.dropped, edge, ledger.folds)
     return Opening(span_of(at_ms), _ENCODER.encode(before))
 
 
@@ -139,9 +139,10 @@ def difference(now: Ledger, base: Ledger) -> Ledger:
     return Ledger(
         _minus(now.accepted, base.accepted),
         _minus(now.kept, base.kept),
-        minus(tally_of(now.merged), tally_of(base.merged)),
+        _minus(now.merged, base.merged),
         {stage: reasons for stage, reasons in dropped.items() if reasons},
         _edge_difference(now.edge, base.edge),
+        _minus(now.folds, base.folds),
     )
 
 
@@ -169,7 +170,8 @@ def _add_to(found: Ledger, one: Ledger) -> None:
     for place in _PLACES:
         found.accepted[place] += one.accepted[place]
         found.kept[place] += one.kept[place]
-    found.merged = plus(tally_of(found.merged), tally_of(one.merged))
+        found.merged[place] += one.merged[place]
+        found.folds[place] += one.folds[place]
     for stage, reasons in one.dropped.items():
         counted = found.dropped.setdefault(stage, {})
         for reason, counts in reasons.items():

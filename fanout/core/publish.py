@@ -14,9 +14,10 @@ import msgspec
 from fanout.core.errors import BAD_REQUEST, LIMIT_EXCEEDED, NOT_AVAILABLE, TOO_LARGE, Problem, Refused
 from fanout.core.ids import AHEAD_MS_MAX, ID_MAX, is_ahead
 from fanout.core.limits import MESSAGE_BYTES_MAX, PUBLISH_BATCH_MAX
+from fanout.core.merge import check_merge, check_merged
 from fanout.core.messages import PRIORITY_BY_WORD, Priority, check_room, check_user
-from fanout.core.profiles import Profiles
-from fanout.core.records import KEYED, TRACKED, Message
+from fanout.core.profiles import Profile, Profiles
+from fanout.core.records import KEYED, MERGE, TRACKED, Merge, Message
 
 DEPTH_MAX: Final = 32  # of arrays and objects in ``data``
 DIGITS_MAX: Final = 1_000  # of a number in ``data``: Python's JSON reader, and an SDK on it, fails on 4,301
@@ -35,11 +36,24 @@ _LONG_NUMBER: Final = re.compile(rb"(?<![0-9])[0-9]{%d}" % (DIGITS_MAX + 1))  # 
 _RESERVED_TAGS: Final = ("id", "merge_key", "merge_count", "merge_value")  # set by the engine on the way out
 
 
+class AskedMerge(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """How a message is folded with others of its window: ``latest``, ``sum``, or ``top`` ``n`` (1 to 10) by ``value``.
+
+    Folded are messages with the same key, operation, n and class.
+    """
+
+    key: str
+    op: str
+    value: float = 1.0
+    n: int = 1
+
+
 class Publish(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """Body of ``POST /v1/publish``, of a client's publish and of a foreign producer's JSON record.
 
     ``data`` is any JSON up to 32 KB. ``id`` is the idempotency key (10 minutes, per room), ``reply_to`` the id of the
-    message this one answers. ``track`` asks for the outcome to be kept.
+    message this one answers. ``merge`` folds the message with others of its 200 ms (classes that are not reliable).
+    ``track`` asks for the outcome to be kept.
     """
 
     room: str
@@ -50,7 +64,7 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     sender: str = ""
     reply_to: str = ""
     ttl_ms: int = 0
-    merge: dict[str, Any] | None = None
+    merge: AskedMerge | None = None
     audience: dict[str, Any] | None = None
     tags: dict[str, str] | None = None
     track: bool = False
@@ -174,14 +188,12 @@ def to_message(publish: Publish, profiles: Profiles, *, sent_ms: int) -> tuple[M
     """Return (body, class, header flags) of the record; ``sent_ms`` is the clock (Unix ms) that judges ``reply_to``.
 
     Raises Refused ``bad_request``, ``too_large``, ``unknown_namespace``, ``permission_denied`` (a ``#`` room) or
-    ``not_available`` (``merge``, ``audience``), each naming the field.
+    ``not_available`` (``audience``), each naming the field.
     """
-    profiles.of(check_room(publish.room))
+    profile = profiles.of(check_room(publish.room))
     priority = PRIORITY_BY_WORD.get(publish.priority)
     if priority is None:
         raise Refused(BAD_REQUEST, f"priority: {publish.priority[:32]!r} is none of {', '.join(PRIORITY_BY_WORD)}")
-    if publish.merge is not None:
-        raise Refused(NOT_AVAILABLE, "merge: this engine does not fold messages yet; leave it out")
     if publish.audience is not None:
         raise Refused(NOT_AVAILABLE, "audience: this engine does not address parts of a room yet; leave it out")
     message = Message(
@@ -193,8 +205,17 @@ def to_message(publish: Publish, profiles: Profiles, *, sent_ms: int) -> tuple[M
         ttl_ms=_check_ttl(publish.ttl_ms) if publish.ttl_ms else 0,
         key=_check_key(publish.id) if publish.id else "",
         tags=_check_tags(publish.tags) if publish.tags else None,
+        merge=_to_merge(publish.merge, priority, profile) if publish.merge is not None else None,
     )
-    return message, priority, (KEYED if publish.id else 0) | (TRACKED if publish.track else 0)
+    flags = (KEYED if publish.id else 0) | (TRACKED if publish.track else 0) | (MERGE if publish.merge else 0)
+    return message, priority, flags
+
+
+def _to_merge(asked: AskedMerge, priority: Priority, profile: Profile) -> Merge:
+    merge = Merge(asked.key, asked.op, asked.value, asked.n)
+    check_merge(merge)
+    check_merged(priority.value, profile.kinds[priority.value].value)
+    return merge
 
 
 def one_line(data: bytes) -> bytes:

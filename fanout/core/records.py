@@ -54,7 +54,7 @@ BINARY: Final = 16  # the payload is not JSON and reaches Protobuf sessions only
 Counts = list[int]  # one count per class, index = Priority.value: SYSTEM, HIGH, NORMAL, LOW
 
 
-class Merge(msgspec.Struct, array_like=True, frozen=True):
+class Merge(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """How messages of a window are folded into one: ``latest``, ``sum`` or ``top`` ``n`` by ``value``."""
 
     key: str
@@ -150,6 +150,10 @@ class PolicyChange(msgspec.Struct, array_like=True, gc=False):
     app: str
     version: int
     policies: bytes
+
+
+class Tick(msgspec.Struct, array_like=True, gc=False):
+    """Says nothing (no key): its time ends the windows of merged messages in a partition that has fallen silent."""
 
 
 class Moderation(msgspec.Struct, array_like=True, gc=False):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -31,15 +31,18 @@ from fanout.core.ledger import (
 )
 from fanout.core.ledger_spans import Opening, Spans, opening, span_of
 from fanout.core.limits import IDEMPOTENCY_S, KEYED_IDS_MAX, LEDGER_SPAN_MS, SHARED_TARGETS_MAX, STAY_REMEMBERED_MS
-from fanout.core.policy import REPEAT, DropReason, Thinning
+from fanout.core.merge import Fold, Folds
+from fanout.core.messages import PRIORITIES
+from fanout.core.policy import REPEAT, DropReason, Thinning, take_slot
 from fanout.core.profiles import Policy, Profile
-from fanout.core.records import Attached, RoomReport, decode_body
+from fanout.core.records import Attached, Message, RoomReport, decode_body
 from fanout.core.room_log import NONE, Tally, minus
 
 Target = tuple[int, int]  # (slot, its generation): where chunks go
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _KEYED_MS: Final = IDEMPOTENCY_S * 1_000
+_NO_FOLDS: Final[list[Fold]] = []
 _SHARED: Final[dict[tuple[Target, ...], tuple[Target, ...]]] = {}
 
 
@@ -58,13 +61,13 @@ class Values(msgspec.Struct, array_like=True, gc=False):
 
 
 class StoredState(msgspec.Struct, array_like=True, gc=False):
-    """The stored form, decoded. ``folds``: windows of merged messages that are still open, empty in this version."""
+    """The stored form, decoded. ``folds``: publications of merged messages whose window is still open."""
 
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     stays: dict[int, Stay] = {}
     thinning: Thinning = msgspec.field(default_factory=Thinning)
     values: Values = msgspec.field(default_factory=Values)
-    folds: list[Any] = []
+    folds: list[Fold] = []
     spans: Spans = msgspec.field(default_factory=Spans)
 
 
@@ -75,7 +78,7 @@ class _Packed(msgspec.Struct, array_like=True, gc=False):
     stays: msgspec.Raw
     thinning: Thinning
     values: Values
-    folds: list[Any]
+    folds: list[Fold]
     spans: Spans
 
 
@@ -114,13 +117,15 @@ class RoomState:
 
     Positions: ``head`` newest stored offset, ``last`` newest reliable one, ``floor`` from here on the chain was whole
     when the room was loaded (the store moves it on), ``n`` reliable publications ever, ``applied`` log offset of the
-    last record applied + 1. ``targets`` are the live routes. ``loans`` counts turns whose history is not stored yet:
-    such a room may not be forgotten.
+    last record applied + 1. ``parts`` is how many publications the record at log offset ``closed_at`` has brought by
+    closing folds: they come before its own. ``targets`` are the live routes. ``loans`` counts turns whose history is
+    not stored yet: such a room may not be forgotten.
     """
 
     __slots__ = (
         "_stays_packed",
         "applied",
+        "closed_at",
         "floor",
         "folds",
         "head",
@@ -132,6 +137,7 @@ class RoomState:
         "ledger",
         "loans",
         "n",
+        "parts",
         "policy",
         "profile",
         "shared_slots",
@@ -155,7 +161,9 @@ class RoomState:
         self.stays: dict[int, Stay] = {}
         self.thinning = Thinning()
         self.put_in_force(Values())
-        self.folds: list[Any] = []
+        self.folds: Folds | None = None  # none are open
+        self.closed_at = -1
+        self.parts = 0
         self.spans = Spans()
         self.keyed: Keyed | None = None
         self.targets: tuple[Target, ...] = ()
@@ -175,7 +183,7 @@ class RoomState:
         self.ledger, self.stays, self.thinning = stored.ledger, stored.stays, stored.thinning
         self.thinned = thinned(stored.ledger)
         self.put_in_force(stored.values)
-        self.folds = stored.folds
+        self.folds = Folds(stored.folds) if stored.folds else None
         self.spans = stored.spans
         for stay in self.stays.values():  # as small in memory as they were before
             if stay.edge == NOTHING:
@@ -194,7 +202,8 @@ class RoomState:
         stays = self._stays_packed
         if stays is None:
             stays = self._stays_packed = msgspec.Raw(_ENCODER.encode(self.stays))
-        return _ENCODER.encode(_Packed(self.ledger, stays, self.thinning, self.values, self.folds, self.spans))
+        folds = _NO_FOLDS if self.folds is None else self.folds.stored()
+        return _ENCODER.encode(_Packed(self.ledger, stays, self.thinning, self.values, folds, self.spans))
 
     def put_in_force(self, values: Values) -> None:
         """Decide by these values from here on; ``shared_slots`` are those in force, within what the policy allows."""
@@ -211,6 +220,12 @@ class RoomState:
     def members(self) -> int:
         """Return how many subscriptions the gateways that live have announced."""
         return sum(stay.subscriptions for stay in self.stays.values() if stay.gone is None)
+
+    def take_slot(self, class_: int, message: Message) -> DropReason | None:
+        """Take a slot for a merged publication; return why there is none, or None. No sender's share counts it."""
+        if not self.profile.thinned:
+            return None
+        return take_slot(self.thinning, self.policy, self.shared_slots, PRIORITIES[class_], "", message.type)
 
     def drop(self, reason: DropReason, class_: int, messages: int = 1) -> None:
         """Count messages that are not kept."""
@@ -248,8 +263,8 @@ class RoomState:
                     stay.gone, stay.gone_ms = None, 0
                     self._routes_changed()
                 return True
-            self._end(slot, stay, sent_since(stay, self.ledger.kept))
-        self.stays[slot] = Stay(generation, instance, self._kept(), head=self.head)
+            self._end(slot, stay, sent_since(stay, self.ledger.sent))
+        self.stays[slot] = Stay(generation, instance, self.ledger.sent, head=self.head)
         self._routes_changed()
         return True
 
@@ -262,7 +277,7 @@ class RoomState:
         if report is not None:
             take_report(stay, report)
         # A gateway that leaves in words takes nothing more of this stay: what is under way to it is offered to nobody.
-        self._end(slot, stay, NONE if report is not None else sent_since(stay, self.ledger.kept))
+        self._end(slot, stay, NONE if report is not None else sent_since(stay, self.ledger.sent))
         self._routes_changed()
         return True
 
@@ -273,7 +288,7 @@ class RoomState:
             return False
         stay = self.stays[slot]
         if stay is not known:  # the route had been lost, the gateway counts on
-            stay.kept_before = minus(self._kept(), tally_of(report.taken))
+            stay.kept_before = minus(self.ledger.sent, tally_of(report.taken))
         if take_report(stay, report):
             self._stays_packed = None
             self.is_changed = True
@@ -284,7 +299,7 @@ class RoomState:
         stay = self.stays.get(slot)
         if stay is None or stay.generation > generation or stay.gone is not None:
             return False
-        stay.gone = sent_since(stay, self.ledger.kept)
+        stay.gone = sent_since(stay, self.ledger.sent)
         stay.gone_ms = self.thinning.clock_ms
         self._routes_changed()
         return True
@@ -296,10 +311,6 @@ class RoomState:
             if stay.gone is not None and stay.gone_ms < before_ms:
                 self._end(slot, stay, stay.gone)
                 self._routes_changed()
-
-    def _kept(self) -> Tally:
-        system, high, normal, low = self.ledger.kept
-        return (system, high, normal, low)
 
     def _end(self, slot: int, stay: Stay, sent: Tally) -> None:
         self.ledger.edge = add(self.ledger.edge, ended(stay, sent))

@@ -54,6 +54,8 @@ HTTP_REQUESTS: Final = Counter("fanout_http_requests_total", "API requests", ["m
 RECORDS_POLLED: Final = Counter("fanout_records_polled_total", "Records read from the log", ["topic"])
 MESSAGES_KEPT: Final = Counter("fanout_messages_kept_total", "Became a publication", ["priority"])
 MESSAGES_MERGED: Final = Counter("fanout_messages_merged_total", "Folded into another publication", ["priority"])
+FOLDS_SENT: Final = Counter("fanout_folds_sent_total", "Publications that merged messages became", ["priority"])
+TICKS_APPENDED: Final = Counter("fanout_ticks_appended_total", "Records that end the windows of a silent partition")
 MESSAGES_DROPPED: Final = Counter(
     "fanout_messages_dropped_total", "Dropped by policy before the gateways", ["stage", "reason", "priority"]
 )

@@ -34,7 +34,8 @@ class Claimed(NamedTuple):
 def digest(message: Message, asked: Priority) -> bytes:
     """Return what tells two bodies under one key apart: everything the caller said, not when."""
     tags = sorted((message.tags or {}).items())
-    said = (asked.value, message.data, message.sender, message.type, message.parent, message.ttl_ms, tags)
+    merge = () if message.merge is None else (message.merge,)
+    said = (asked.value, message.data, message.sender, message.type, message.parent, message.ttl_ms, tags, *merge)
     return hashlib.blake2b(encode_body(said), digest_size=_DIGEST_BYTES).digest()
 
 

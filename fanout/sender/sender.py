@@ -20,6 +20,7 @@ from fanout.core.limits import (
     KEYS_ASKED_MAX,
     RETRY_AFTER_S,
 )
+from fanout.core.merge import check_merged
 from fanout.core.messages import PRIORITIES, room_key, split_key
 from fanout.core.profiles import Policy, Profiles
 from fanout.core.publish import Publish, Published, to_message
@@ -166,6 +167,8 @@ class Sender:
             message.sender = client_user
         policy = self._policy_of(app, publish.room)
         priority = class_of(policy, asked, message.type, message.sender, from_client=from_client)
+        if message.merge is not None:
+            check_merged(priority.value, profile.kinds[priority.value].value)  # a policy may have raised it
         user = f"{app}/{client_user}" if client_user else ""
         now_s = self._clock.monotonic_s()
         priority = self._admission.take(app, place.key, user, profile, policy, priority, now_s)

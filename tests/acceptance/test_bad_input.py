@@ -139,7 +139,9 @@ FIELDS: Final[tuple[tuple[str, Any, str], ...]] = (
     ("tags", {f"t{number}": "a" for number in range(17)}, "bad_request"),
     ("tags", {"id": "1"}, "bad_request"),
     ("tags", {"merge_count": "1"}, "bad_request"),
-    ("merge", {"key": "likes", "op": "sum"}, "not_available"),
+    ("merge", {"key": "likes", "op": "sum"}, "bad_request"),  # the class is reliable here
+    ("merge", {"key": "likes"}, "bad_request"),
+    ("merge", {"key": "likes", "op": "sum", "value": True}, "bad_request"),
     ("merge", "sum", "bad_request"),
     ("audience", {"users": ["bob"]}, "not_available"),
     ("audience", [], "bad_request"),

@@ -22,6 +22,7 @@ from fanout.ports import Topics
 from fanout.runtime.clock import SystemClock
 from scripts.parts import start_kafka, start_redis
 from sharding.placement import partition_of, shard_key, shard_of
+from tests.support.partitions import merged
 from tests.support.parts import freeze, need
 from tests.support.rooms import message
 from tests.support.tcp_proxy import tcp_proxy
@@ -113,6 +114,33 @@ async def test_only_the_brokers_time_makes_a_message_late(
     await world.received(gateway, room, [1, 2, 3, 4, 5])
     await world.settled()
     assert (await world.ledger(room))["dropped"] == {}
+
+
+async def test_likes_are_folded_on_by_whoever_takes_over_in_the_middle_of_a_window(world: World) -> None:
+    room = "app/live:stage"
+    await world.worker()
+    gateway = await world.gateway(1)
+    await world.attach(room, gateway)
+    likes = 0
+    for _ in range(3):
+        writer = await world.log.writer(durable=True)
+        for _ in range(5):
+            await writer.append_many(MESSAGES, world.partition(room), [(room.encode(), merged())] * 100)
+            likes += 100
+            await asyncio.sleep(0.05)
+        await writer.close()
+        await world.workers.pop().close()  # as if it had been killed: what it holds is the next owner's
+        await world.worker()
+
+    def counted() -> int:
+        return sum(int((entry.tags or {})["merge_count"]) for entry in gateway.entries(room))
+
+    await until(lambda: counted() >= likes, f"{likes} likes")
+    await world.settled()
+    assert counted() == likes
+    found = await world.ledger(room)
+    assert found["accepted"]["low"] == found["merged"]["low"] == likes
+    assert found["folds"]["low"] == len(gateway.entries(room))
 
 
 async def test_poison_is_parked_while_the_partition_goes_on(world: World) -> None:

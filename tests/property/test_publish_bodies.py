@@ -40,7 +40,11 @@ fields = st.fixed_dictionaries(
         "ttl_ms": st.integers() | values,
         "tags": st.dictionaries(st.text(), st.text()) | values,
         "track": st.booleans() | values,
-        "merge": values,
+        "merge": st.fixed_dictionaries(
+            {"key": st.text() | st.just("likes"), "op": st.sampled_from(["sum", "latest", "top", "max"])},
+            optional={"value": st.floats(allow_nan=False, allow_infinity=False) | values, "n": st.integers() | values},
+        )
+        | values,
         "audience": values,
         "more": values,
     },

@@ -62,7 +62,7 @@ class ChunkReader:
         self.refused: list[str] = []
         self._reader = reader
         self._owners: dict[int, int] = {}
-        self._high: dict[tuple[str, str], int] = {}
+        self._high: dict[tuple[str, str], tuple[int, int]] = {}
 
     async def read_for_ever(self) -> None:
         """Apply chunks until cancelled."""
@@ -81,11 +81,11 @@ class ChunkReader:
                 self.refused.append("owner")
                 continue
             self._owners[batch.partition] = batch.owner
-            mark = self._high.get((batch.key, batch.epoch), -1)
-            fresh = [entry for entry in batch.entries if entry.offset > mark]
+            mark = self._high.get((batch.key, batch.epoch), (-1, 0))
+            fresh = [entry for entry in batch.entries if (entry.offset, entry.part) > mark]
             self.refused.extend(["repeat"] * (len(batch.entries) - len(fresh)))
             if fresh:
-                self._high[batch.key, batch.epoch] = fresh[-1].offset
+                self._high[batch.key, batch.epoch] = (fresh[-1].offset, fresh[-1].part)
             if fresh or batch.attached is not None:
                 self.batches.append(msgspec.structs.replace(batch, entries=fresh))
 

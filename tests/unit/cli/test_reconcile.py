@@ -23,6 +23,7 @@ LEDGER: dict[str, Any] = {
     "accepted": counts(10),
     "kept": counts(8),
     "merged": counts(0),
+    "folds": counts(0),
     "dropped": {"policy": {"window_full": counts(2)}},
     "edge": {
         "offered": counts(24),
@@ -59,6 +60,16 @@ def test_anything_that_does_not_add_up_is_a_sentence(spoil: Callable[[dict[str, 
     ledger = copy.deepcopy(LEDGER)
     spoil(ledger)
     assert reconcile.errors(ledger, WITNESS)
+
+
+def test_what_merged_messages_became_is_offered_like_what_was_kept() -> None:
+    ledger = copy.deepcopy(LEDGER)
+    ledger["kept"], ledger["merged"], ledger["folds"] = counts(1), counts(7), counts(1)
+    ledger["edge"]["offered"] = ledger["edge"]["written"] = counts(6)
+    assert reconcile.errors(ledger, Witness(10, 3, 6)) == []
+    assert reconcile.reported(ledger, Witness(10, 3, 6))
+    ledger["edge"]["offered"] = counts(3)
+    assert not reconcile.reported(ledger, Witness(10, 3, 6))
 
 
 def test_a_skipped_delivery_is_named_by_its_reason_and_not_received() -> None:

@@ -48,15 +48,26 @@ def test_a_report_that_says_something_new_is_told_apart(said: RoomReport) -> Non
 def test_what_was_kept_and_had_not_come_by_the_last_report_was_sent_since() -> None:
     stay = Stay(1, 1, (1, 1, 1, 1))
     ledger.take_report(stay, report(subscriptions=2, taken=[0, 0, 1, 0]))
-    assert ledger.sent_since(stay, [1, 2, 4, 1]) == (0, 1, 2, 0)
+    assert ledger.sent_since(stay, (1, 2, 4, 1)) == (0, 1, 2, 0)
     stay.gone = (9, 9, 9, 9)
-    assert ledger.sent_since(stay, [100, 100, 100, 100]) == (9, 9, 9, 9)
+    assert ledger.sent_since(stay, (100, 100, 100, 100)) == (9, 9, 9, 9)
+
+
+def test_folds_are_sent_to_the_slots_as_kept_messages_are() -> None:
+    room = RoomState.fresh("app/live:a", LIVE, 0)
+    room.ledger = Ledger(kept=[0, 1, 2, 0], merged=[0, 0, 0, 90], folds=[0, 0, 0, 1])
+    room.attach(1, 1, 1)
+    room.ledger.folds[3] += 2
+    room.ledger.kept[2] += 1
+    room.announce(1, 1, report(subscriptions=10, taken=[0, 0, 1, 1]))
+    lost = ledger.report(room.encode(), leased={})["edge"]
+    assert lost["unreported"] == lost["offered"] == {"system": 0, "high": 0, "normal": 0, "low": 10}
 
 
 def test_what_came_from_the_history_only_makes_nothing_negative() -> None:
     stay = a_stay()
     ledger.take_report(stay, report(taken=[0, 0, 5, 0]))
-    assert ledger.sent_since(stay, [0, 1, 2, 0]) == (0, 1, 0, 0)
+    assert ledger.sent_since(stay, (0, 1, 2, 0)) == (0, 1, 0, 0)
 
 
 def test_a_dead_gateways_deliveries_are_unreported_up_to_its_last_subscriptions() -> None:
@@ -116,7 +127,7 @@ def test_a_room_nothing_was_counted_of_has_an_empty_ledger_that_adds_up() -> Non
 
 def test_the_ledger_of_a_stored_state_is_json_and_adds_up() -> None:
     room = RoomState.fresh("app/live:a", LIVE, 0)
-    room.ledger = Ledger([1, 2, 5, 0], [1, 2, 2, 0], (0, 0, 1, 0))
+    room.ledger = Ledger([1, 2, 5, 0], [1, 2, 2, 0], [0, 0, 1, 0], folds=[0, 0, 1, 0])
     room.drop(DropReason.WINDOW_FULL, 2)
     room.drop(DropReason.WINDOW_FULL, 2)
     room.attach(1, 1, 1)
@@ -125,7 +136,7 @@ def test_the_ledger_of_a_stored_state_is_json_and_adds_up() -> None:
     room.announce(2, 1, report(subscriptions=1, offered=[0, 0, 1, 0], dropped={"skipped": [0, 0, 1, 0]}))
     found = json.loads(json.dumps(ledger.report(room.encode())))
     assert found["accepted"]["normal"] == 5
-    assert found["merged"]["normal"] == 1
+    assert found["merged"]["normal"] == found["folds"]["normal"] == 1
     assert found["dropped"] == {"policy": {"window_full": {"system": 0, "high": 0, "normal": 2, "low": 0}}}
     assert found["edge"]["offered"]["normal"] == 2
     assert found["edge"]["dropped"] == {"skipped": {"system": 0, "high": 0, "normal": 1, "low": 0}}

@@ -141,8 +141,8 @@ def test_an_opening_is_not_changed_by_what_comes_later(counted: Counted) -> None
 
 
 def test_the_sum_of_rooms_is_the_sum_of_every_place() -> None:
-    one = Ledger([0, 1, 2, 3], [0, 1, 1, 3], (0, 0, 1, 0), {}, Edge((1, 1, 1, 1), (1, 1, 1, 1)))
-    other = Ledger([0, 0, 1, 1], [0, 0, 0, 0], (0, 0, 0, 0), {"policy": {"window_full": [0, 0, 1, 1]}})
+    one = Ledger([0, 1, 2, 3], [0, 1, 1, 3], [0, 0, 1, 0], {}, Edge((1, 1, 1, 1), (1, 1, 1, 1)))
+    other = Ledger([0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], {"policy": {"window_full": [0, 0, 1, 1]}})
     found = sum_of([one, other, other])
     assert found.accepted == [0, 1, 4, 5]
     assert found.dropped == {"policy": {"window_full": [0, 0, 2, 2]}}
@@ -152,7 +152,7 @@ def test_the_sum_of_rooms_is_the_sum_of_every_place() -> None:
 
 
 def test_nothing_is_left_of_a_ledger_without_itself() -> None:
-    one = Ledger([1, 1, 2, 3], [1, 1, 1, 3], (0, 0, 0, 0), {"policy": {"window_full": [0, 0, 1, 0]}})
+    one = Ledger([1, 1, 2, 3], [1, 1, 1, 3], [0, 0, 0, 0], {"policy": {"window_full": [0, 0, 1, 0]}})
     assert difference(one, one) == Ledger()
 
 

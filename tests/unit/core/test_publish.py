@@ -31,10 +31,10 @@ from fanout.core.publish import (
     refused_body,
     to_message,
 )
-from fanout.core.records import KEYED, TRACKED
+from fanout.core.records import KEYED, MERGE, TRACKED, Merge
 
 NOW = EPOCH_MS + 90_000_000_000
-PROFILES = Profiles()
+PROFILES = Profiles(insecure=True)
 
 
 def body(**fields: object) -> bytes:
@@ -107,7 +107,21 @@ def test_a_body_of_room_and_data_alone_is_a_normal_message() -> None:
         (body(tags={"n" * 65: "v"}), BAD_REQUEST, "tags"),
         (body(tags={"n": "v" * 65}), BAD_REQUEST, "tags"),
         (body(tags={"id": "v"}), BAD_REQUEST, "tags"),
-        (body(merge={"key": "likes", "op": "sum"}), NOT_AVAILABLE, "merge"),
+        (body(priority="low", merge={"op": "sum"}), BAD_REQUEST, "key"),
+        (body(priority="low", merge={"key": "", "op": "sum"}), BAD_REQUEST, "merge.key"),
+        (body(priority="low", merge={"key": "a b", "op": "sum"}), BAD_REQUEST, "merge.key"),
+        (body(priority="low", merge={"key": "k" * 65, "op": "sum"}), BAD_REQUEST, "merge.key"),
+        (body(priority="low", merge={"key": "k", "op": "max"}), BAD_REQUEST, "merge.op"),
+        (body(priority="low", merge={"key": "k", "op": "sum", "n": 2}), BAD_REQUEST, "merge.n"),
+        (body(priority="low", merge={"key": "k", "op": "top", "n": 0}), BAD_REQUEST, "merge.n"),
+        (body(priority="low", merge={"key": "k", "op": "top", "n": 11}), BAD_REQUEST, "merge.n"),
+        (body(priority="low", merge={"key": "k", "op": "sum", "value": 1.1e12}), BAD_REQUEST, "merge.value"),
+        (body(priority="low", merge={"key": "k", "op": "sum", "value": "1"}), BAD_REQUEST, "merge.value"),
+        (body(priority="low", merge={"key": "k", "op": "sum", "by": 1}), BAD_REQUEST, "by"),
+        (body(priority="high", merge={"key": "k", "op": "sum"}), BAD_REQUEST, "merge"),
+        (body(priority="system", merge={"key": "k", "op": "sum"}), BAD_REQUEST, "merge"),
+        (body(room="group:r", merge={"key": "k", "op": "sum"}), BAD_REQUEST, "merge"),
+        (body(room="open:r", priority="low", merge={"key": "k", "op": "sum"}), BAD_REQUEST, "merge"),
         (body(audience={"users": ["a"]}), NOT_AVAILABLE, "audience"),
         (body(data="x" * 32_767), TOO_LARGE, "data"),
         (b'{"room":"live:r","data":"\xff"}', BAD_REQUEST, "data"),
@@ -197,3 +211,20 @@ def test_a_number_that_a_reader_in_python_cannot_take_is_refused(data: bytes) ->
 def test_digits_in_a_string_are_no_number() -> None:
     data = b'{"a":"\\"' + b"9" * 5_000 + b'"}'
     assert one_line(data) == data
+
+
+@pytest.mark.parametrize(
+    ("room", "priority"), [("live:r", "low"), ("live:r", "normal"), ("group:r", "low"), ("r", "low")]
+)
+def test_a_merge_is_taken_where_the_class_is_not_reliable(room: str, priority: str) -> None:
+    raw = body(room=room, priority=priority, merge={"key": "gift:rose/7", "op": "top", "value": -2, "n": 10})
+    message, _, flags = to_message(decode_publish(raw), PROFILES, sent_ms=NOW)
+    assert message.merge == Merge("gift:rose/7", "top", -2.0, 10)
+    assert flags == MERGE
+
+
+def test_a_merge_counts_one_where_it_does_not_say() -> None:
+    message, _, _ = to_message(
+        decode_publish(body(priority="low", merge={"key": "k", "op": "sum"})), PROFILES, sent_ms=NOW
+    )
+    assert message.merge == Merge("k", "sum", 1.0, 1)

@@ -34,6 +34,7 @@ from fanout.core.records import (
     RawRoomBatch,
     RoomBatch,
     RoomReport,
+    Tick,
     body,
     decode_body,
     encode,
@@ -42,7 +43,7 @@ from fanout.core.records import (
 )
 
 STRUCTS = [
-    *(Merge, Audience, Message, Attach, RoomReport, Detach, Announce, Budget, PolicyChange, Moderation, Joined),
+    *(Merge, Audience, Message, Attach, RoomReport, Detach, Announce, Budget, PolicyChange, Tick, Moderation, Joined),
     *(Entry, Attached, RoomBatch, Chunk),
 ]
 bodies = pytest.mark.parametrize("of", STRUCTS, ids=lambda of: of.__name__)

@@ -19,6 +19,7 @@ def a_ledger(written: int = 20, pending: int = 0) -> dict[str, Any]:
         "accepted": by_class(normal=3),
         "kept": by_class(normal=2),
         "merged": by_class(),
+        "folds": by_class(),
         "dropped": {"room": {"window_full": by_class(normal=1)}},
         "edge": {
             "offered": by_class(normal=written + pending),

@@ -23,7 +23,7 @@ from fanout.core.errors import (
 from fanout.core.ids import time_of
 from fanout.core.limits import APPENDS_WAITING_MAX, EPOCH_CACHE_S, LEASE_TTL_S, RETRY_AFTER_S
 from fanout.core.messages import Priority
-from fanout.core.publish import Published
+from fanout.core.publish import AskedMerge, Publish, Published
 from fanout.core.records import KEYED, MESSAGE, MESSAGES
 from fanout.ports import Appended, LogWriter
 from fanout.sender.admission import Rates
@@ -171,6 +171,21 @@ def test_the_same_id_with_another_body_is_a_conflict_and_in_another_room_or_app_
             assert outcome.problem is IDEMPOTENCY_CONFLICT
             await parts.sender.publish("dev", publish("open:other", 2, id="k"))
             await parts.sender.publish("shop", publish(data=2, id="k"))
+
+    run(play())
+
+
+def test_the_same_id_merged_in_another_way_is_a_conflict() -> None:
+    async def play() -> None:
+        async with sending(LoopClock()) as parts:
+
+            def like(value: float) -> Publish:
+                return publish("live:r", id="k", priority="low", merge=AskedMerge("likes", "sum", value))
+
+            first = await parts.sender.publish("dev", like(1))
+            assert await parts.sender.publish("dev", like(1)) == first
+            (outcome,) = await parts.sender.publish_batch("dev", [like(2)])
+            assert isinstance(outcome, Refused) and outcome.problem is IDEMPOTENCY_CONFLICT
 
     run(play())
 

@@ -29,6 +29,7 @@ from fanout.core.records import (
     RoomReport,
     encode,
 )
+from tests.support.partitions import merged
 from tests.support.rooms import KEY, PROFILES, ROOM, DecidedRoom, Rec, attach, detach, message, records, report
 from workers import decide
 from workers.turn import Turn
@@ -256,9 +257,18 @@ def test_a_foreign_producer_of_a_group_has_no_quota() -> None:
         (encode(MESSAGE, Message(b"{}"), priority=4), "unknown_class"),
         (message(data=b"x" * (MESSAGE_BYTES_MAX + 1)), "too_large"),
         (message(flags=AUDIENCE), "not_available"),
-        (message(flags=MERGE), "not_available"),
+        (message(flags=MERGE), "bad_request"),
         (encode(MESSAGE, Message(b"{}", audience=Audience(["ann"])), priority=1), "not_available"),
-        (encode(MESSAGE, Message(b"{}", merge=Merge("k", "sum")), priority=1), "not_available"),
+        (encode(MESSAGE, Message(b"{}", merge=Merge("k", "sum")), priority=3), "bad_request"),
+        (merged(priority=Priority.HIGH), "bad_request"),
+        (merged(priority=Priority.SYSTEM), "bad_request"),
+        (merged(op="max"), "bad_request"),
+        (merged(""), "bad_request"),
+        (merged(n=2), "bad_request"),
+        (merged(op="top", n=11), "bad_request"),
+        (merged(value=float("nan")), "bad_request"),
+        (merged(value=float("inf")), "bad_request"),
+        (b'{"room":"live:stage","data":1,"priority":"high","merge":{"key":"k","op":"sum"}}', "bad_request"),
         (encode(MODERATION, Moderation("ban")), "not_available"),
         (encode(ANNOUNCE, Announce(1, 1, 0, [])), "unknown_kind"),
         (encode(99, Attach(1, 1, 1)), "unknown_kind"),
