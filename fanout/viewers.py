@@ -10,11 +10,10 @@ Not a client library: that is ``fanout.client``. Nothing here imports the engine
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import random
+import socket
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from itertools import pairwise
 from typing import Any, Final, cast
 
 from fanout.core.errors import CloseCode, ProtocolError
+from fanout.core.latencies import Latencies
 from fanout.core.limits import REPLY_BYTES_MAX
 from fanout.protocol import json_codec
 from fanout.protocol.centrifuge import Command, ConnectRequest, Publication, Reply, SubscribeRequest
@@ -33,6 +33,7 @@ from fanout.protocol.websocket import (
     TEXT,
     ClientHandshake,
     Close,
+    Endpoint,
     FrameParser,
     Ping,
     ProtocolViolation,
@@ -51,38 +52,12 @@ OnFrame = Callable[[Sequence[Publication]], Sequence[float]]
 MEMO_FRAMES_MAX: Final = 512  # distinct frames in flight between the first and the last viewer
 MEMO_BYTES_MAX: Final = 16 << 20
 CONNECTS_AT_ONCE: Final = 128
+SLOW_RECEIVE_BYTES: Final = 4_096
 BACKOFF_S: Final = (0.05, 5.0)
 TICKS_PER_S: Final = 10_000  # resolution of delivery times: 0.1 ms
 CONNECT_ID: Final = 1
 SUBSCRIBE_ID: Final = 2
 RESYNC_FROM: Final = 2500  # unsubscribe codes from here on ask the client to come back with its position
-
-
-class Latencies:
-    """Histogram of seconds: buckets 2 % wide from 50 µs up; quantiles are right to within a bucket."""
-
-    _LOWEST_S: Final = 50e-6
-    _STEP: Final = math.log(1.02)
-
-    def __init__(self) -> None:
-        self._counts = array("Q", bytes(8 * 800))  # the last bucket is beyond 6 minutes
-        self.samples = 0
-
-    def add(self, latency_s: float, samples: int = 1) -> None:
-        """Count ``samples`` deliveries that took ``latency_s``."""
-        steps = math.log(max(latency_s, self._LOWEST_S) / self._LOWEST_S) / self._STEP
-        self._counts[min(int(steps), len(self._counts) - 1)] += samples
-        self.samples += samples
-
-    def quantile(self, share: float) -> float:
-        """Return the latency in seconds that ``share`` (0 to 1) of the samples do not exceed; 0 without samples."""
-        wanted = math.ceil(self.samples * share)
-        seen = 0
-        for index, count in enumerate(self._counts):
-            seen += count
-            if count and seen >= wanted:
-                return float(self._LOWEST_S * math.exp((index + 1) * self._STEP))
-        return 0.0
 
 
 @dataclass(slots=True)
@@ -335,6 +310,7 @@ class Viewers:
     ``token`` gives the token of each viewer by its index. ``on_frame`` is called with the publications of every frame
     that is new to the crew (rarely twice for the same: the memo is bounded) and returns when they were sent, in seconds
     of ``now``, one for each that says so; deliveries of that frame are then timed. Open at most ``connects_per_s``.
+    The first ``slow`` viewers have small receive buffers: once they pause, the server soon sees a full socket.
     """
 
     def __init__(
@@ -348,6 +324,7 @@ class Viewers:
         connects_per_s: float = 1_000.0,
         local_hosts: Sequence[str] = (),
         now: Callable[[], float] = time.time,
+        slow: int = 0,
     ) -> None:
         self.endpoint = endpoint(url)
         if self.endpoint.secure:
@@ -367,6 +344,7 @@ class Viewers:
         self._memo_bytes = 0
         self._local_hosts = tuple(local_hosts)
         self._connects_per_s = connects_per_s
+        self.slow = slow
         self._gate = asyncio.Semaphore(CONNECTS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -477,13 +455,28 @@ class Viewers:
             viewer.attempt = min(viewer.attempt + 1, 16)
             async with self._gate:
                 try:
-                    await asyncio.get_running_loop().create_connection(
-                        lambda: viewer, address.host, address.port, local_addr=local
-                    )
+                    await self._open(viewer, address, local)
                 except OSError as error:
                     self.counts.errors[error.errno or 0] += 1
                 else:
                     return
+
+    async def _open(self, viewer: Viewer, address: Endpoint, local: tuple[str, int] | None) -> None:
+        loop = asyncio.get_running_loop()
+        if viewer.index >= self.slow:
+            await loop.create_connection(lambda: viewer, address.host, address.port, local_addr=local)
+            return
+        connection = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_RECEIVE_BYTES)
+        try:
+            if local is not None:
+                connection.bind(local)
+            await loop.sock_connect(connection, (address.host, address.port))
+        except BaseException:
+            connection.close()
+            raise
+        await loop.create_connection(lambda: viewer, sock=connection)
 
     def _book(self, frame: _Frame) -> None:
         viewers = sum(frame.ticks.values())

@@ -1,4 +1,8 @@
-"""``fanout demo``: a livestream's arrivals into a room of real WebSocket viewers, reconciled at the end."""
+"""``fanout demo``: a livestream's arrivals into a room of real WebSocket viewers, reconciled at the end.
+
+By itself it plays the acts of ``acts``: calm, a burst, likes by the thousand, slow viewers, a cut. With ``--trace`` the
+arrivals are replayed as they are.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ import uvloop
 from rich.console import Console
 from rich.live import Live
 
-from fanout.cli import reconcile
+from fanout.cli import acts, reconcile
 from fanout.cli.api_client import ApiClient
 from fanout.cli.arrivals import Arrival, compress, draw, load_profile, read_trace
 from fanout.cli.demo_table import Sight, live_table, print_ledger
@@ -29,11 +33,13 @@ from fanout.viewers import Viewers
 
 ROOM: Final = "live:demo"
 TICK_S: Final = 0.02  # publishes that fall into one tick travel in one request
+LIKES_TICK_S: Final = 0.1
+SLOW_SHARE: Final = 0.75  # of their act slow viewers do not read; then they catch up
 SETTLE_S: Final = 2 * ANNOUNCE_S + 10.0  # until every gateway has reported
 
 
 class Said(msgspec.Struct):
-    """Payload of the demo's messages: when it was sent (Unix seconds) and a text of the trace's length."""
+    """Payload of the demo's chat: when it was sent (Unix seconds) and a text of the trace's length."""
 
     at: float
     text: str
@@ -59,7 +65,13 @@ class DemoSettings:
         if not arrivals:
             raise ConfigError(f"--trace {self.trace}: there are no messages in it")
         recorded_s = max(1.0, arrivals[-1].at_ms / 1000)
-        return compress(arrivals, self.speed or max(1.0, recorded_s / self.seconds))
+        arrivals = compress(arrivals, self.speed or max(1.0, recorded_s / self.seconds))
+        return acts.with_burst(arrivals, played) if (played := self.played) else arrivals
+
+    @property
+    def played(self) -> list[acts.Act]:
+        """The acts; none where a trace is replayed."""
+        return acts.acts(self.seconds) if self.trace is None else []
 
     def engine_flags(self) -> list[str]:
         """Return the flags of the engine that serves the demo."""
@@ -102,18 +114,22 @@ class Demo:
     console: Console
     sent: int = 0
     accepted: int = 0
+    begun_s: float = 0.0
     room: str = field(default_factory=lambda: f"{ROOM}-{os.getpid()}-{time.time_ns() // 1_000_000}")
 
     async def run(self, arrivals: Sequence[Arrival]) -> int:
         """Open the viewers, publish, wait for the reports, print the ledger."""
-        crew = Viewers(self.engine.websocket_url, self.room, self.settings.viewers, on_frame=sent_times)
+        slow = int(acts.SLOW_SHARE * self.settings.viewers) if self.settings.played else 0
+        url, viewers = self.engine.websocket_url, self.settings.viewers
+        crew = Viewers(url, self.room, viewers, on_frame=sent_times, slow=slow)
         self.console.print(f"opening {self.settings.viewers:,} WebSocket viewers of {self.room}")
         await crew.open()
         try:
+            self.begun_s = time.monotonic()
             watching = asyncio.create_task(self._watch(crew, arrivals))
             try:
-                with ApiClient(self.engine.url) as api:
-                    await self._publish(api, arrivals)
+                with ApiClient(self.engine.url) as api, ApiClient(self.engine.url) as likes:
+                    await asyncio.gather(self._publish(api, arrivals), self._like(likes), self._direct(crew))
                 await asyncio.sleep(1.0)
             finally:
                 watching.cancel()
@@ -124,10 +140,9 @@ class Demo:
             await crew.close()
 
     async def _publish(self, api: ApiClient, arrivals: Sequence[Arrival]) -> None:
-        begin = time.monotonic()
         at = 0
         while at < len(arrivals):
-            now_ms = (time.monotonic() - begin) * 1000
+            now_ms = (time.monotonic() - self.begun_s) * 1000
             due = at
             while due < len(arrivals) and arrivals[due].at_ms <= now_ms and due - at < PUBLISH_BATCH_MAX:
                 due += 1
@@ -148,14 +163,52 @@ class Demo:
         ]
         self.sent += len(messages)
         answer = await asyncio.to_thread(api.post, "/v1/publish/batch", {"messages": messages})
+        self._count(answer)
+
+    def _count(self, answer: Any) -> None:
         self.accepted += sum(1 for result in answer["results"] if "offset" in result)
 
+    async def _until(self, at_s: float) -> None:
+        await asyncio.sleep(max(0.0, self.begun_s + at_s - time.monotonic()))
+
+    async def _like(self, api: ApiClient) -> None:
+        """Publish likes in their act, ten thousand a second, a request each tenth of one."""
+        act = next((act for act in self.settings.played if act.name == acts.LIKES), None)
+        if act is None:
+            return
+        count = int(acts.LIKES_PER_S * LIKES_TICK_S)
+        like = {"room": self.room, "priority": "low", "data": {"like": 1}, "merge": {"key": "likes", "op": "sum"}}
+        body = msgspec.json.encode({"messages": [like] * count})
+        at_s = act.begin_s
+        while at_s < act.end_s:
+            await self._until(at_s)
+            self.sent += count
+            self._count(await asyncio.to_thread(api.post_encoded, "/v1/publish/batch", body))
+            at_s += LIKES_TICK_S
+
+    async def _direct(self, crew: Viewers) -> None:
+        """Tell viewers what to do in their acts."""
+        for act in self.settings.played:
+            await self._until(act.begin_s)
+            if act.name == acts.SLOW:
+                for viewer in crew.viewers[: crew.slow]:
+                    viewer.pause()
+                await self._until(act.begin_s + SLOW_SHARE * (act.end_s - act.begin_s))
+                for viewer in crew.viewers[: crew.slow]:
+                    viewer.resume()
+            elif act.name == acts.CUT:
+                for viewer in crew.viewers:
+                    viewer.cut()
+
     async def _watch(self, crew: Viewers, arrivals: Sequence[Arrival]) -> None:
-        sight = Sight(messages=len(arrivals), viewers=self.settings.viewers)
+        likes = sum(act.end_s - act.begin_s for act in self.settings.played if act.name == acts.LIKES)
+        messages = len(arrivals) + int(likes * acts.LIKES_PER_S)
+        sight = Sight(messages=messages, viewers=self.settings.viewers)
         with ApiClient(self.engine.url) as api, Live(console=self.console, refresh_per_second=4) as live:
             while True:
                 ledger = await asyncio.to_thread(api.ledger, self.room)
                 metrics = await asyncio.to_thread(api.text, "/metrics")
+                sight.act = self._act
                 sight.update(time.monotonic(), self.accepted, crew, ledger, metrics)
                 live.update(live_table(sight))
                 await asyncio.sleep(0.5)
@@ -166,13 +219,23 @@ class Demo:
             deadline = time.monotonic() + SETTLE_S
             while True:
                 ledger = await asyncio.to_thread(api.ledger, self.room)
-                witness = reconcile.Witness(self.accepted, self.settings.viewers, crew.deliveries)
+                witness = self._witness(crew)
                 if not reconcile.errors(ledger, witness) and reconcile.reported(ledger, witness):
                     break
                 if time.monotonic() > deadline:
                     break
                 await asyncio.sleep(0.25)
         return self._verdict(crew, ledger, witness)
+
+    @property
+    def _act(self) -> str:
+        played = self.settings.played
+        return acts.act_at(played, time.monotonic() - self.begun_s).name if played else ""
+
+    def _witness(self, crew: Viewers) -> reconcile.Witness:
+        return reconcile.Witness(
+            self.accepted, self.settings.viewers, crew.deliveries, stayed=not crew.counts.reconnects
+        )
 
     def _verdict(self, crew: Viewers, ledger: Any, witness: reconcile.Witness) -> int:
         latencies = crew.latencies
@@ -195,5 +258,9 @@ class Demo:
 
 
 def sent_times(publications: Sequence[Publication]) -> list[float]:
-    """Return when each of the demo's messages was sent."""
-    return [msgspec.json.decode(publication.data, type=Said).at for publication in publications]
+    """Return when each of the demo's chat messages was sent; what likes were folded into says nothing of that."""
+    return [
+        msgspec.json.decode(publication.data, type=Said).at
+        for publication in publications
+        if b'"at"' in bytes(publication.data)
+    ]

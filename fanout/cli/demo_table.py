@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from fanout.cli import reconcile
-from fanout.viewers import Latencies, Viewers
+from fanout.core.latencies import Latencies
+from fanout.viewers import Viewers
 
 _BEHIND: Final = re.compile(r"^fanout_subscriptions_behind(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
@@ -22,6 +23,7 @@ class Sight:
 
     messages: int
     viewers: int
+    act: str = ""
     at_s: float = 0.0
     accepted: int = 0
     deliveries: int = 0
@@ -29,7 +31,9 @@ class Sight:
     deliveries_per_s: float = 0.0
     behind: int = 0
     kept: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
+    merged: int = 0
+    dropped: int = 0
+    dropped_at_edge: int = 0
     p50_ms: float = 0.0
     p99_ms: float = 0.0
 
@@ -42,26 +46,41 @@ class Sight:
             self.deliveries_per_s = (deliveries - self.deliveries) / passed_s
         self.at_s, self.accepted, self.deliveries = now_s, accepted, deliveries
         self.behind = sum(int(float(value)) for value in _BEHIND.findall(metrics))
-        self.kept = reconcile.total(ledger["kept"])
-        self.dropped = reconcile.dropped_before(ledger)
+        self.kept, self.merged = reconcile.total(ledger["kept"]), reconcile.total(ledger["merged"])
+        self.dropped = sum(reconcile.dropped_before(ledger).values())
+        self.dropped_at_edge = sum(reconcile.dropped_at_edge(ledger).values())
         latencies: Latencies = crew.latencies
         self.p50_ms, self.p99_ms = latencies.quantile(0.5) * 1000, latencies.quantile(0.99) * 1000
 
 
 def live_table(sight: Sight) -> Table:
     """Return the table of a look."""
-    table = Table(title=f"{sight.viewers:,} viewers, {sight.messages:,} messages")
-    for heading in ("msgs/s", "deliveries/s", "p50 ms", "p99 ms", "behind", "taken", "kept", "dropped"):
+    act = f": {sight.act}" if sight.act else ""
+    table = Table(title=f"{sight.viewers:,} viewers, {sight.messages:,} messages{act}", padding=(0, 0))
+    for heading in (
+        "msgs/s",
+        "deliv./s",
+        "p50 ms",
+        "p99 ms",
+        "behind",
+        "accepted",
+        "kept",
+        "merged",
+        "dropped",
+        "at edge",
+    ):  # 80 columns
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_row(
-        f"{sight.messages_per_s:.0f}",
+        f"{sight.messages_per_s:,.0f}",
         f"{sight.deliveries_per_s:,.0f}",
         f"{sight.p50_ms:.1f}",
         f"{sight.p99_ms:.1f}",
         str(sight.behind),
         f"{sight.accepted:,}",
         f"{sight.kept:,}",
-        f"{sum(sight.dropped.values()):,}",
+        f"{sight.merged:,}",
+        f"{sight.dropped:,}",
+        f"{sight.dropped_at_edge:,}",
     )
     return table
 

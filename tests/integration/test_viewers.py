@@ -11,9 +11,10 @@ import pytest
 import uvloop
 
 from fanout.core.errors import DRAINING
+from fanout.core.latencies import Latencies
 from fanout.protocol.centrifuge import Error, Publication
 from fanout.protocol.websocket import BINARY, PING, TEXT, frame, refuse_response
-from fanout.viewers import Latencies, Viewers
+from fanout.viewers import Viewers
 from tests.support.scripted_gateway import ScriptedGateway, scripted_gateway, until
 
 ROOM = "live:1"

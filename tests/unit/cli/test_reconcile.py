@@ -43,6 +43,15 @@ def test_a_ledger_that_agrees_with_everybody_has_no_errors() -> None:
     assert reconcile.dropped_at_edge(LEDGER) == {}
 
 
+def test_of_viewers_who_were_cut_off_only_what_they_received_is_known() -> None:
+    cut = Witness(accepted=10, viewers=3, received=20, stayed=False)
+    assert reconcile.errors(LEDGER, cut) == []
+    assert reconcile.reported(LEDGER, cut)
+    more = Witness(accepted=10, viewers=3, received=25, stayed=False)
+    assert reconcile.errors(LEDGER, more) == ["gateways wrote 24 deliveries, viewers received 25"]
+    assert not reconcile.reported(LEDGER, more)
+
+
 def lose_a_message(ledger: dict[str, Any]) -> None:
     ledger["kept"] = counts(7)
 
