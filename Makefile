@@ -11,7 +11,7 @@ help:
 	@echo "make check     format, lint, types, import layers, chart, generated pages"
 	@echo "make bench     figures as JSON lines, compared with bench/baseline.json"
 	@echo "make bench-edge  what one core delivers to 10,000 sessions, beside a bare C loop; needs gcc and zlib"
-	@echo "make bench-policy  what thinning costs a room worker for each message"
+	@echo "make bench-policy  what thinning costs a message, and a room under ten times what it can take, on Kafka and Redis"
 	@echo "make up        Kafka, Redis and an engine on them, in the background; make down ends them"
 	@echo "make loadtest  locust: raw sockets and publishers, reconciled with the ledger"
 
@@ -56,8 +56,9 @@ bench: parts
 bench-edge: .venv/.runtime
 	$(RUN) bench edge $(EDGE)
 
-bench-policy: .venv/.runtime
+bench-policy: parts
 	$(RUN) bench policy $(POLICY)
+	$(RUN) bench overload --servers $(OVERLOAD)
 
 loadtest: parts
 	$(RUN) loadtest --scenario live_room
