@@ -174,7 +174,8 @@ ROWS: Final = (
                 (
                     (rate("fanout_policy_changes_total", "outcome"), "set by an app: {{outcome}}"),
                     (rate("fanout_policies_applied_total"), "put in force, partition by partition"),
-                    (rate("fanout_budget_changes_total"), "rooms given other shared slots"),
+                    (rate("fanout_budget_changes_total"), "rooms given other values"),
+                    (rate("fanout_rooms_degraded_changes_total"), "rooms degraded, or no longer"),
                 ),
                 "A change of policy is a record in every partition; a room that grows or shrinks gets a budget record.",
             ),

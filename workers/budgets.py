@@ -1,4 +1,6 @@
-"""Budgets: rooms that grew or shrank get other shared slots, by a record in their partition, once a second at most.
+"""Budgets: rooms that grew or shrank get other values, by a record in their partition, once a second at most.
+
+The values are the shared slots of a window, and whether the room is degraded.
 
 A room is looked at when a gateway announced it, when a gateway was lost and when its policy changed; only values that
 change are written. What acts is the record at its place in the log, never this calculation: it may be made twice, late
@@ -14,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from fanout.core.budget import afforded, next_slots, room_pressure
+from fanout.core.budget import afforded, next_degraded, next_slots, room_pressure
 from fanout.core.limits import BUDGET_ROOMS_MAX
 from fanout.core.records import BUDGET, MESSAGES, Budget, encode
 from fanout.core.room_state import RoomState
@@ -23,7 +25,6 @@ from workers.partition import Partition
 from workers.steady_writer import SteadyWriter
 
 Quota = Callable[[str], int | None]  # app → deliveries a second, None: no quota
-Changed = dict[str, tuple[int, int]]
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -33,20 +34,23 @@ def no_quota(_app: str) -> int | None:
     return None
 
 
-def changes(partition: Partition, quota: Quota, rooms_max: int = BUDGET_ROOMS_MAX) -> Changed:
-    """Take up to ``rooms_max`` resized rooms of a partition; return those whose value should be another.
+def changes(partition: Partition, quota: Quota, rooms_max: int = BUDGET_ROOMS_MAX) -> Budget:
+    """Take up to ``rooms_max`` resized rooms of a partition; return the record of those with a value to be changed.
 
     Rooms that are being loaded wait until they are here; those that were forgotten are announced again.
     """
-    changed: Changed = {}
+    changed = Budget({}, [])
     for key in list(islice(partition.resized, rooms_max)):
         del partition.resized[key]
         room = partition.rooms.get(key)
         if room is not None and room.profile.thinned:
             members = room.members()
             slots = _next_slots(room, members, partition.pressures, quota)
-            if slots != room.shared_slots:
-                changed[room.key] = (slots, members)
+            degraded = next_degraded(room.values.degraded, room.policy, members)
+            if slots != room.shared_slots or degraded != room.values.degraded:
+                changed.rooms[room.key] = (slots, members)
+                if degraded:
+                    changed.degraded.append(room.key)
         elif key in partition.held:
             partition.resized[key] = None
     return changed
@@ -76,20 +80,20 @@ class Budgets:
             # Values that were written and not read back would be written again.
             if partition.resized and partition.next_offset > partition.budget_at:
                 changed = changes(partition, self._quota)
-                if changed:
+                if changed.rooms:
                     writes.append(self._write(partition, changed))
                 await asyncio.sleep(0)
         await asyncio.gather(*writes)
 
-    async def _write(self, partition: Partition, changed: Changed) -> None:
-        record = (None, encode(BUDGET, Budget(changed)))
+    async def _write(self, partition: Partition, changed: Budget) -> None:
+        record = (None, encode(BUDGET, changed))
         try:
             placed = await self._writer.append_once(MESSAGES, partition.number, [record])
         except Exception as error:  # a producer in trouble raises whatever its library raises
             _log.warning("budget not on the log", partition=partition.number, error=repr(error))
-            partition.resized.update((key.encode(), None) for key in changed)
+            partition.resized.update((key.encode(), None) for key in changed.rooms)
             return
         partition.budget_at = placed.offset
-        metrics.BUDGET_CHANGES.inc(len(changed))
-        for slots, _ in changed.values():
+        metrics.BUDGET_CHANGES.inc(len(changed.rooms))
+        for slots, _ in changed.rooms.values():
             metrics.SHARED_SLOTS.observe(slots)

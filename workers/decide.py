@@ -44,7 +44,7 @@ from workers.late import skip_late
 from workers.merging import fold, fold_on
 from workers.poison import poison
 from workers.publish import Parsed, parse, publish
-from workers.room_batch import answer, close_room_batch
+from workers.room_batch import answer, close_room_batch, tell
 from workers.spans import by_span, open_due_span
 from workers.turn import Change, Draft, Ownership, Turn
 
@@ -138,12 +138,16 @@ def announce(
         room.applied = offset + 1
 
 
-def put_in_force(turn: Turn, ownership: Ownership, room: RoomState, offset: int, values: tuple[int, int]) -> None:
-    """Apply one room's values of a Budget record: (shared slots, members)."""
+def put_in_force(turn: Turn, ownership: Ownership, room: RoomState, offset: int, values: Values) -> None:
+    """Apply one room's values of a Budget record; gateways are told at once where that degrades it, or ends it."""
     if offset < room.applied:
         return
-    room.put_in_force(Values(*values))
-    turn.draft(ownership, room)
+    draft, was_degraded = turn.draft(ownership, room), room.degraded
+    room.put_in_force(values)
+    if room.degraded is not was_degraded:
+        turn.rooms_degraded += 1
+        close_room_batch(turn, draft, room.last, room.n)
+        tell(turn, ownership, room)
     room.applied = offset + 1
 
 

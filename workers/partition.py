@@ -32,7 +32,7 @@ from fanout.core.records import (
     body,
     header,
 )
-from fanout.core.room_state import RoomState, Target
+from fanout.core.room_state import RoomState, Target, Values
 from fanout.ports import Clock, Epochs, GroupReader, Log, LogRecord, RoomMeta
 from sharding.placement import partition_of
 from workers import decide
@@ -312,11 +312,7 @@ class Partition:
         if kind == ANNOUNCE:
             self._take_announce(turn, record, body(record.value, Announce), ticket)
         elif kind == BUDGET:
-            shares: dict[str, Action] = {
-                key: partial(decide.put_in_force, ownership=self.ownership, offset=record.offset, values=values)
-                for key, values in body(record.value, Budget).rooms.items()
-            }
-            self._share(turn, record, shares, ticket)
+            self._take_budget(turn, record, body(record.value, Budget), ticket)
         elif kind == POLICY:
             self._take_policy(turn, record, body(record.value, PolicyChange))
         elif kind != TICK:  # whose time has ended what was due, as that of any record does
@@ -343,6 +339,19 @@ class Partition:
         finally:
             keys = (text.encode() for text in shares)
             self.resized.update((key, None) for key in keys if key in self.rooms or key in self.held)
+
+    def _take_budget(self, turn: Turn, record: LogRecord, said: Budget, ticket: Ticket) -> None:
+        degraded = set(said.degraded)
+        shares: dict[str, Action] = {
+            key: partial(
+                decide.put_in_force,
+                ownership=self.ownership,
+                offset=record.offset,
+                values=Values(slots, members, key in degraded),
+            )
+            for key, (slots, members) in said.rooms.items()
+        }
+        self._share(turn, record, shares, ticket)
 
     def _take_policy(self, turn: Turn, record: LogRecord, change: PolicyChange) -> None:
         """Put an app's policies in force: in its rooms that are here, and in those being loaded at this place."""

@@ -16,7 +16,7 @@ import msgspec
 from fanout.core.errors import RecordError
 from fanout.core.ledger import zeros
 from fanout.core.limits import MESSAGE_BYTES_MAX, MESSAGE_RECORD_BYTES_MAX, OUTCOME_SAMPLE
-from fanout.core.messages import PRIORITIES, Kind
+from fanout.core.messages import PRIORITIES, Kind, Priority
 from fanout.core.policy import DropReason, take_slot
 from fanout.core.records import AUDIENCE, HEADER, HEADER_BYTES, KEYED, MERGE, MESSAGE, TRACKED, VERSION, Counts, Message
 from fanout.core.room_state import RoomState
@@ -37,6 +37,8 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _RELIABLE: Final = Kind.RELIABLE.value
 _EPHEMERAL: Final = Kind.EPHEMERAL.value
 _CLASSES: Final = len(PRIORITIES)
+_DEGRADED: Final = DropReason.DEGRADED
+_LEAST: Final = (Priority.NORMAL.value, Priority.LOW.value)
 _UNSAMPLED: Final = OUTCOME_SAMPLE - 1
 
 
@@ -72,7 +74,7 @@ def publish(  # noqa: PLR0912 - a call a message costs more than all that these 
     before = turn.late_before(room)
     drops: defaultdict[DropReason, Counts] = defaultdict(zeros)
     thinning, kinds, targets, spans = room.thinning, room.kinds, room.targets, room.spans
-    thinned, policy, shared_slots = room.profile.thinned, room.policy, room.shared_slots
+    policy, shared_slots, off_types, thinned = room.policy, room.shared_slots, room.off_types, room.profile.thinned
     accepted, kept, kept_in_turn = room.ledger.accepted, room.ledger.kept, turn.kept
     clock_ms, head, last, n = thinning.clock_ms, room.head, room.last, room.n
     for record, offset, class_, flags, id_, message in messages:
@@ -88,7 +90,11 @@ def publish(  # noqa: PLR0912 - a call a message costs more than all that these 
             if is_late or flags & KEYED:
                 reason = repeat_or_late(draft, room, flags, id_, position, max(at_ms, clock_ms), is_late=is_late)
             if reason is None and thinned:
-                reason = take_slot(thinning, policy, shared_slots, PRIORITIES[class_], message.sender, message.type)
+                reason = (
+                    _DEGRADED
+                    if off_types and message.type in off_types and class_ in _LEAST
+                    else take_slot(thinning, policy, shared_slots, PRIORITIES[class_], message.sender, message.type)
+                )
             if flags & TRACKED or not position & _UNSAMPLED:
                 note(draft, room, id_, class_, position, reason)
             if reason is not None:

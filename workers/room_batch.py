@@ -38,6 +38,11 @@ def answer(turn: Turn, ownership: Ownership, room: RoomState, target: Target, in
     turn.chunks.add(room.key, shared_targets((target,)), raw)
 
 
+def tell(turn: Turn, ownership: Ownership, room: RoomState) -> None:
+    """Tell all slots where the room stands, without a publication: that it is degraded, or no longer."""
+    turn.chunks.add(room.key, room.targets, room_batch(ownership, room, room.last, room.n, ()))
+
+
 def room_batch(
     ownership: Ownership,
     room: RoomState,
@@ -63,6 +68,7 @@ def room_batch(
             attached,
             None,
             thinned,
+            room.policy.degrade_history if room.degraded else None,
         )
     )
 

@@ -503,6 +503,8 @@ def _count(turn: Turn) -> None:
         metrics.MESSAGES_DROPPED.labels(reason.stage, reason.word, PRIORITIES[class_].word).inc(dropped)
     if turn.degraded:
         metrics.MESSAGES_DEGRADED.labels("worker").inc(turn.degraded)
+    if turn.rooms_degraded:
+        metrics.ROOMS_DEGRADED.inc(turn.rooms_degraded)
     if turn.policies:
         metrics.POLICIES_APPLIED.inc(len(turn.policies))
     for what, ignored in turn.fenced.items():

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from fanout.core import ledger
-from fanout.core.budget import afforded, next_slots, room_pressure
+from fanout.core.budget import afforded, next_degraded, next_slots, room_pressure
 from fanout.core.errors import RecordError
 from fanout.core.ledger import check_report
 from fanout.core.limits import SHADOW_RECORDS_MAX
@@ -48,7 +48,7 @@ from workers.turn import Ownership, Turn
 # Fields of a policy whose effect is not replayed, or only in part.
 AT_ADMISSION: Final = ("types", "raised_users", "raised_types", "high_per_s", "high_burst", "high_excess")
 BY_WALL_CLOCK: Final = ("late_low_ms", "late_normal_ms")
-_OF_BUDGETS: Final = ("room_deliveries_per_s", "shared_slots_min", "shared_slots_max")
+_OF_BUDGETS: Final = ("room_deliveries_per_s", "shared_slots_min", "shared_slots_max", "degrade_members")
 _ROUTES: Final = (ATTACH, DETACH)  # they decide nothing about a message; how many listen is announced
 _TICK: Final = encode(TICK, Tick())
 _REPORT_MS: Final = 120_000  # every room is announced every minute: a gateway that has missed one is gone
@@ -213,7 +213,7 @@ class Comparison:
     def _take_budget(self, record: LogRecord, said: Budget) -> None:
         values = said.rooms.get(self.key)
         if values is not None:
-            budget = self._budget(record, *values)
+            budget = self._budget(record, *values, self.key in said.degraded)
             self._hand(budget, budget if self._is_budget_shared() else None)
 
     def _take_announce(self, record: LogRecord, said: Announce) -> None:
@@ -225,7 +225,7 @@ class Comparison:
                 self._resize(record)
 
     def _resize(self, record: LogRecord) -> None:
-        """Give the proposed policy the shared slots that the room's size affords, as the worker would have done."""
+        """Give the proposed policy the values that the room's size affords, as the worker would have done."""
         if self._is_budget_shared():
             return
         self._decide()  # its slots so far are part of the answer
@@ -234,8 +234,9 @@ class Comparison:
         room, members = self.proposed.room, sum(one.subscriptions for one in self._gateways.values())
         pressure = room_pressure((one.subscriptions, one.pressure) for one in self._gateways.values())
         slots = next_slots(room.shared_slots, room.policy, afforded(room.policy, members, None, pressure))
-        if slots != room.shared_slots:
-            self._hand(None, self._budget(record, slots, members))
+        degraded = next_degraded(room.values.degraded, room.policy, members)
+        if slots != room.shared_slots or degraded != room.values.degraded:
+            self._hand(None, self._budget(record, slots, members, degraded))
 
     def _is_budget_shared(self) -> bool:
         """True where both policies have the same budget: then the records say what the proposed one would have had.
@@ -245,9 +246,9 @@ class Comparison:
         in_force, proposed = self.in_force.room.policy, self.proposed.room.policy
         return all(getattr(in_force, field) == getattr(proposed, field) for field in _OF_BUDGETS)
 
-    def _budget(self, record: LogRecord, slots: int, members: int) -> LogRecord:
+    def _budget(self, record: LogRecord, slots: int, members: int, degraded: bool) -> LogRecord:
         """Return a Budget that names this room alone: the partitions here hold no other one."""
-        value = encode(BUDGET, Budget({self.key: (slots, members)}))
+        value = encode(BUDGET, Budget({self.key: (slots, members)}, [self.key] if degraded else []))
         return _Record(record.offset, record.timestamp, None, value)
 
 

@@ -98,7 +98,8 @@ class Turn:
     ``begun_s`` is the monotonic time at which its records were polled, ``now_ms`` the wall clock then (0: nothing is
     late), ``awaited`` counts appends that the log has not acknowledged yet (and the turn itself while it is open),
     ``touched`` the newest log offset + 1 by ownership, ``policies`` what its records put in force and the next owner
-    has to know.
+    has to know, ``degraded`` the HIGH messages taken as NORMAL, ``rooms_degraded`` the rooms that were degraded or are
+    no longer.
     """
 
     __slots__ = (
@@ -120,6 +121,7 @@ class Turn:
         "number",
         "parked",
         "policies",
+        "rooms_degraded",
         "slots",
         "tickets",
         "touched",
@@ -142,6 +144,7 @@ class Turn:
         self.folds = zeros()
         self.dropped: dict[tuple[DropReason, int], int] = {}
         self.degraded = 0
+        self.rooms_degraded = 0
         self.fenced: dict[str, int] = {}
         self.awaited = 0
         self.bytes = 0

@@ -4,6 +4,8 @@ A message that is kept costs a delivery to every member. What a room may deliver
 of that second and divided by its members, are its shared slots: many in a small room, few in a huge one. Sizes are
 never still, so a value in force stays until what is afforded leaves a band around it.
 
+The largest rooms are degraded besides: they shed what nobody needs there (``workers.degrade``).
+
 Lives elsewhere: taking slots (``policy``), who measures and writes the change to the log (``workers.budgets``).
 """
 
@@ -17,6 +19,7 @@ from fanout.core.profiles import Policy
 
 BAND: Final = 0.25  # sizes that swing by 10 % either way swing by 1.1 / 0.9 = 1.22 in all: within the band, no change
 PRESSURE_MAX: Final = 100
+DEGRADED_UNTIL: Final = 0.8  # of the size that degrades a room: it does not go to and fro where the sizes swing by 10 %
 
 
 def afforded(policy: Policy, members: int, deliveries_per_s: int | None, pressure: float) -> float:
@@ -42,6 +45,14 @@ def next_slots(in_force: int, policy: Policy, afforded: float) -> int:
     if least <= in_force <= most and in_force * (1 - BAND) <= afforded < (in_force + 1) * (1 + BAND):
         return in_force
     return min(max(int(afforded), least), most)
+
+
+def next_degraded(in_force: bool, policy: Policy, members: int) -> bool:
+    """Return whether a room of that size should be degraded: from ``degrade_members`` on, to a size a fifth smaller."""
+    if not policy.degrade_members:
+        return False
+    mark = DEGRADED_UNTIL * policy.degrade_members if in_force else policy.degrade_members
+    return members >= mark
 
 
 def room_pressure(gateways: Iterable[tuple[int, int]]) -> float:

@@ -36,6 +36,7 @@ class DropReason(Enum):
 
     WINDOW_FULL = ("policy", "window_full")  # no slot of the window is left for its class
     SENDER_CAP = ("policy", "sender_cap")  # its sender has had its share of this window
+    DEGRADED = ("policy", "degraded")  # its type is off in a room of this size
     FOLDS_FULL = ("merge", "folds_full")  # more keys or larger payloads than a room folds in a window
     KEYED = (REPEAT, "keyed")  # the same idempotency key stands at a lower position
     LATE = ("late", "too_old")  # older than its class allows when the worker came to it

@@ -30,6 +30,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     ``degrade`` (to normal). Older than ``late_low_ms`` and ``late_normal_ms`` a message of that class is not
     delivered any more; 0 = never too late. ``sample_buckets`` (0 = off, else 2 to 8): a NORMAL message over budget goes
     to one of so many shares of the viewers.
+
+    With ``degrade_members`` members (0 = never) a room is *degraded*: of its NORMAL and LOW messages those of
+    ``degrade_off_types`` are dropped, and a client's history call hands out ``degrade_history`` publications at most
+    (0 = as many as ever).
     """
 
     types: dict[str, str] = {}
@@ -49,6 +53,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     late_low_ms: int = 2_000
     late_normal_ms: int = 10_000
     sample_buckets: int = 0
+    degrade_members: int = 50_000  # where a room's joins alone, a few a second for each thousand members, fill windows
+    degrade_off_types: frozenset[str] = frozenset({"typing"})
+    degrade_history: int = 20  # a screenful: half a million phones that join ask for this much, and no more
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -90,8 +97,18 @@ _COUNTS_MAX: Final = {
     "high_burst": 1_000_000,
     "late_low_ms": 3_600_000,
     "late_normal_ms": 3_600_000,
+    "degrade_members": 1_000_000_000,
+    "degrade_history": 1_000,
 }
 _NAMES_MAX: Final = 1_000  # in one list: a policy is a record, and every worker holds it
+_NAMES: Final = (
+    "types",
+    "raised_users",
+    "raised_types",
+    "allowlist_users",
+    "allowlist_types",
+    "degrade_off_types",
+)
 _EXCESSES: Final = ("reject", "degrade")
 _BUCKETS: Final = (0, 2, 3, 4, 5, 6, 7, 8)
 
@@ -115,7 +132,7 @@ def check_policy(policy: Policy) -> None:
     for type_, word in policy.types.items():
         if word not in PRIORITY_BY_WORD:
             raise Refused(BAD_REQUEST, f"types.{type_[:64]}: {word[:32]!r} is none of {', '.join(PRIORITY_BY_WORD)}")
-    for field in ("types", "raised_users", "raised_types", "allowlist_users", "allowlist_types"):
+    for field in _NAMES:
         if len(getattr(policy, field)) > _NAMES_MAX:
             raise Refused(BAD_REQUEST, f"{field}: {len(getattr(policy, field))} names, at most {_NAMES_MAX}")
 

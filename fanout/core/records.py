@@ -135,9 +135,13 @@ class Announce(msgspec.Struct, array_like=True, gc=False):
 
 
 class Budget(msgspec.Struct, array_like=True, gc=False):
-    """Values that change decisions (no key, one per partition, at most one a second): room key → slots, members."""
+    """Values that change decisions (no key, one per partition, at most one a second): room key → slots, members.
+
+    ``degraded`` names those of them that are degraded from here on; the others are not, or not any more.
+    """
 
     rooms: dict[str, tuple[int, int]]
+    degraded: list[str] = []
 
 
 class PolicyChange(msgspec.Struct, array_like=True, gc=False):
@@ -218,7 +222,8 @@ class RoomBatch(msgspec.Struct, array_like=True, gc=False):
     ``source`` (0 messages, 1 tasks) and ``partition`` say where the entries come from, ``owner`` is the generation of
     the worker that owns that partition, ``prev`` the room's last reliable offset before the batch, ``n`` its count
     there. ``sessions`` names the receivers where the batch is not for every subscription. ``thinned``, where it is
-    said: a position, and how many messages of each class were thinned up to it, ever.
+    said: a position, and how many messages of each class were thinned up to it, ever. ``degraded``, where the room is
+    so: how many publications a client's history call gets at most (0: as many as ever).
     """
 
     key: str
@@ -232,6 +237,7 @@ class RoomBatch(msgspec.Struct, array_like=True, gc=False):
     attached: Attached | None = None
     sessions: list[int] | None = None
     thinned: list[int] | None = None
+    degraded: int | None = None
 
 
 class Chunk(msgspec.Struct, array_like=True, gc=False):
@@ -258,6 +264,7 @@ class RawRoomBatch(msgspec.Struct, array_like=True, gc=False):
     attached: Attached | None = None
     sessions: list[int] | None = None
     thinned: list[int] | None = None
+    degraded: int | None = None
 
 
 class Parked(msgspec.Struct):

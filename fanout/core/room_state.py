@@ -43,6 +43,7 @@ Target = tuple[int, int]  # (slot, its generation): where chunks go
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _KEYED_MS: Final = IDEMPOTENCY_S * 1_000
 _NO_FOLDS: Final[list[Fold]] = []
+_NO_TYPES: Final[frozenset[str]] = frozenset()
 _SHARED: Final[dict[tuple[Target, ...], tuple[Target, ...]]] = {}
 
 
@@ -54,10 +55,11 @@ def shared_targets(targets: tuple[Target, ...]) -> tuple[Target, ...]:
 
 
 class Values(msgspec.Struct, array_like=True, gc=False):
-    """Values that Budget records put in force; both 0 = none has: the policy's most holds."""
+    """Values that Budget records put in force; slots and members 0 = none has: the policy's most holds."""
 
     shared_slots: int = 0
     members: int = 0
+    degraded: bool = False
 
 
 class StoredState(msgspec.Struct, array_like=True, gc=False):
@@ -118,14 +120,16 @@ class RoomState:
     Positions: ``head`` newest stored offset, ``last`` newest reliable one, ``floor`` from here on the chain was whole
     when the room was loaded (the store moves it on), ``n`` reliable publications ever, ``applied`` log offset of the
     last record applied + 1. ``parts`` is how many publications the record at log offset ``closed_at`` has brought by
-    closing folds: they come before its own. ``targets`` are the live routes. ``loans`` counts turns whose history is
-    not stored yet: such a room may not be forgotten.
+    closing folds: they come before its own. ``targets`` are the live routes. ``off_types`` are the types of NORMAL and
+    LOW messages that are dropped because the room is degraded. ``loans`` counts turns whose history is not stored yet:
+    such a room may not be forgotten.
     """
 
     __slots__ = (
         "_stays_packed",
         "applied",
         "closed_at",
+        "degraded",
         "floor",
         "folds",
         "head",
@@ -137,6 +141,7 @@ class RoomState:
         "ledger",
         "loans",
         "n",
+        "off_types",
         "parts",
         "policy",
         "profile",
@@ -206,11 +211,13 @@ class RoomState:
         return _ENCODER.encode(_Packed(self.ledger, stays, self.thinning, self.values, folds, self.spans))
 
     def put_in_force(self, values: Values) -> None:
-        """Decide by these values from here on; ``shared_slots`` are those in force, within what the policy allows."""
+        """Decide by these values from here on; ``shared_slots`` and ``degraded`` are in force as the policy allows."""
         self.values = values
         policy = self.policy
         slots = values.shared_slots if values.shared_slots or values.members else policy.shared_slots_max
         self.shared_slots = min(max(slots, policy.shared_slots_min), policy.shared_slots_max)
+        self.degraded = values.degraded and policy.degrade_members > 0 and self.profile.thinned
+        self.off_types = policy.degrade_off_types if self.degraded else _NO_TYPES
 
     def use(self, policy: Policy) -> None:
         """Decide by this policy from here on; the values that a Budget brought hold within its bounds."""

@@ -122,7 +122,10 @@ async def presence_stats(session: Session, services: Services, request: Presence
 
 
 async def history(session: Session, services: Services, request: HistoryRequest) -> Reply:
-    """Answer ``history`` for a room of the session: its position, and a page of what is stored."""
+    """Answer ``history`` for a room of the session: its position, and a page of what is stored.
+
+    A page of a degraded room is small: most who ask have just joined, and there are many of them.
+    """
     room = find(session, request.channel).room
     log = room.known_log
     since = request.since
@@ -132,7 +135,8 @@ async def history(session: Session, services: Services, request: HistoryRequest)
         raise Refused(BAD_REQUEST, "limit: -1 (all), 0 (position only) or more")
     if request.limit == 0:
         return Reply(history=HistoryResult(epoch=log.epoch, offset=log.head))
-    limit = HISTORY_PAGE_MAX if request.limit < 0 else min(request.limit, HISTORY_PAGE_MAX)
+    most = room.degraded or HISTORY_PAGE_MAX
+    limit = most if request.limit < 0 else min(request.limit, most)
     try:
         page = await services.history.page(
             room.key,

@@ -199,6 +199,8 @@ class Hub:
             self._renew(room, batch, attached)
         if attached is not None:
             room.attach(attached.head)
+        if batch.source == SOURCE_MESSAGES:
+            room.degraded = batch.degraded
         if not self._opens_hole(room, batch, attached):
             self._enter(room, batch)
 
@@ -376,4 +378,5 @@ def _rest(batch: RoomBatch, place: int) -> RoomBatch:
         entries[0].n,
         entries,
         thinned=batch.thinned,
+        degraded=batch.degraded,
     )

@@ -96,6 +96,7 @@ class Room:
     """One room. ``log`` is None until the position is known.
 
     ``frames`` are those that a sweep is handing out. ``instance`` tells two stays of a room on this gateway apart.
+    ``degraded``: None, or how many publications a history call gets at most (0: as many as ever).
     ``queued``: it waits for a sweep; ``round``: cursor and monotonic time (s) at which the round under way began.
     """
 
@@ -110,6 +111,7 @@ class Room:
         "behind",
         "counted_bytes",
         "counted_unswept",
+        "degraded",
         "encoders",
         "frames",
         "hole",
@@ -143,6 +145,7 @@ class Room:
         self._stay_from = _NOT_ATTACHED  # offset after which publications are sent to this stay
         self._not_taken = NONE  # of the log's cumulative counts: what came before the stay, or beside it
         self.thinned = ThinnedMarks()
+        self.degraded: int | None = None
         self.hole: Hole | None = None
         self.queued = False
         self.frames = SharedFrames(self.encoders)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from fanout.core.errors import (
     ALREADY_SUBSCRIBED,
     BAD_REQUEST,
@@ -22,6 +24,7 @@ from fanout.gateway.recovery import Resumed
 from fanout.gateway.room import Room, Subscription
 from fanout.protocol.centrifuge import (
     ERROR_WHEN_UNRECOVERABLE,
+    NO_DATA,
     Reply,
     SubRefreshRequest,
     SubRefreshResult,
@@ -29,6 +32,7 @@ from fanout.protocol.centrifuge import (
     SubscribeResult,
     UnsubscribeRequest,
     UnsubscribeResult,
+    raw_of,
 )
 from fanout.runtime.metrics import SUBSCRIPTIONS
 
@@ -143,9 +147,20 @@ def result_of(
         epoch=resumed.epoch,
         offset=resumed.offset,
         publications=resumed.replay.publications(id_tag=id_tag),
+        data=_said_of(subscription.room),
         recovered=resumed.recovered,
         was_recovering=request.recover,
     )
+
+
+def _said_of(room: Room) -> msgspec.Raw:
+    """Return the ``data`` of a reply to subscribe: nothing, or that the room is degraded."""
+    if room.degraded is None:
+        return NO_DATA
+    said: dict[str, bool | int] = {"degraded": True}
+    if room.degraded:
+        said["history_max"] = room.degraded
+    return raw_of(msgspec.json.encode(said))
 
 
 def ttl_of(services: Services, expires_s: int | None) -> tuple[bool, int]:

@@ -77,7 +77,10 @@ HISTORY_WAITING: Final = Gauge(
     "fanout_history_waiting_bytes", "History that waits for the store", multiprocess_mode="livesum"
 )
 POLICIES_APPLIED: Final = Counter("fanout_policies_applied_total", "Changed policies put in force, once a partition")
-BUDGET_CHANGES: Final = Counter("fanout_budget_changes_total", "Rooms that were given other shared slots")
+BUDGET_CHANGES: Final = Counter("fanout_budget_changes_total", "Rooms that a Budget record gave other values")
+ROOMS_DEGRADED: Final = Counter(
+    "fanout_rooms_degraded_changes_total", "Rooms that were degraded for their size, or are no longer"
+)
 SHARED_SLOTS: Final = Histogram(
     "fanout_shared_slots",
     "Shared slots that rooms were changed to",

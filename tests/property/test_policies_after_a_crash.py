@@ -23,12 +23,13 @@ from workers.partition import Partition, where_to_start
 from workers.turn import Ownership, Turn
 
 ROOMS = ("app/live:stage", "app/live:hall", "news/live:stage")
+TYPES = ("", "typing", "join")
 T = TypeVar("T")
 
 slots = st.integers(0, 4)
 records = st.one_of(
     st.tuples(st.sampled_from(ROOMS), st.builds(message, st.sampled_from([Priority.NORMAL, Priority.HIGH]))),
-    st.tuples(st.sampled_from(ROOMS), st.builds(message, st.just(Priority.NORMAL))),
+    st.tuples(st.sampled_from(ROOMS), st.builds(message, st.just(Priority.NORMAL), type_=st.sampled_from(TYPES))),
     st.tuples(st.sampled_from(ROOMS), st.builds(attach, st.integers(1, 2))),
     st.builds(
         lambda app, version, most: (
@@ -46,7 +47,12 @@ records = st.one_of(
         st.integers(1, 6),
         slots,
     ),
-    st.builds(lambda room, most: ("", encode(BUDGET, Budget({room: (most, 9)}))), st.sampled_from(ROOMS), slots),
+    st.builds(
+        lambda room, most, degraded: ("", encode(BUDGET, Budget({room: (most, 9)}, degraded))),
+        st.sampled_from(ROOMS),
+        slots,
+        st.lists(st.sampled_from(ROOMS), max_size=2),
+    ),
 )
 logs = st.lists(records, min_size=1, max_size=40).map(
     lambda steps: [

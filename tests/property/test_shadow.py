@@ -43,9 +43,10 @@ merged = st.builds(
     st.sampled_from("ab"),
     st.sampled_from(["sum", "latest"]),
 )
+types = st.sampled_from(["", "", "typing"])
 messages = st.one_of(
     merged,
-    st.builds(message, st.sampled_from(list(Priority)), st.integers(1, 1 << 40), sender=senders),
+    st.builds(message, st.sampled_from(list(Priority)), st.integers(1, 1 << 40), sender=senders, type_=types),
     st.builds(message, st.sampled_from(list(Priority)), st.integers(1, 4), sender=senders, flags=st.just(KEYED)),
     st.builds(attach, st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)),
     st.builds(detach, st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)),
@@ -59,10 +60,11 @@ messages = st.one_of(
     ),
 )
 budgets = st.builds(
-    lambda room, slots, members: encode(BUDGET, Budget({room: (slots, members)})),
+    lambda room, slots, members, degraded: encode(BUDGET, Budget({room: (slots, members)}, degraded)),
     st.sampled_from([ROOM, "app/live:other"]),
     st.integers(1, 6),
     st.integers(1, 1 << 20),
+    st.sampled_from([[], [ROOM]]),
 )
 policies = st.builds(
     lambda app, version, policy: encode(POLICY, PolicyChange(app, version, encode_policies(policy))),

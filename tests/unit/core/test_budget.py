@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fanout.core.budget import afforded, next_slots, room_pressure
+from fanout.core.budget import afforded, next_degraded, next_slots, room_pressure
 from fanout.core.pressure import load, next_pressure
 from fanout.core.profiles import Policy
 
@@ -59,6 +59,21 @@ def test_a_value_outside_the_bounds_of_a_new_policy_moves_at_once() -> None:
 def test_a_policy_may_leave_chat_no_slot_at_all() -> None:
     policy = Policy(shared_slots_min=0, shared_slots_max=0)
     assert next_slots(0, policy, 1e9) == 0
+
+
+def test_a_room_is_degraded_from_its_size_on_until_it_is_a_fifth_smaller() -> None:
+    policy = Policy(degrade_members=50_000)
+    sizes = [0, 49_999, 50_000, 1_000_000, 40_000, 39_999, 49_999]
+    degraded, found = False, []
+    for members in sizes:
+        degraded = next_degraded(degraded, policy, members)
+        found.append(degraded)
+    assert found == [False, False, True, True, True, False, False]
+
+
+def test_without_a_size_no_room_is_degraded() -> None:
+    assert not next_degraded(False, Policy(degrade_members=0), 10**9)
+    assert not next_degraded(True, Policy(degrade_members=0), 10**9)
 
 
 def test_the_pressure_of_a_room_is_that_of_its_audience() -> None:

@@ -191,6 +191,7 @@ def test_every_reason_has_a_stage_and_a_word_of_its_own() -> None:
     assert [(reason.stage, reason.word) for reason in DropReason] == [
         ("policy", "window_full"),
         ("policy", "sender_cap"),
+        ("policy", "degraded"),
         ("merge", "folds_full"),
         ("repeat", "keyed"),
         ("late", "too_old"),

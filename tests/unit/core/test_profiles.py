@@ -34,6 +34,9 @@ def test_the_policy_of_the_start_is_a_good_one() -> None:
         ("sample_buckets", 1),
         ("types", {"gift": "urgent"}),
         ("raised_users", frozenset(map(str, range(1_001)))),
+        ("degrade_members", -1),
+        ("degrade_history", 1_001),
+        ("degrade_off_types", frozenset(map(str, range(1_001)))),
     ],
 )
 def test_a_bad_policy_is_refused_with_the_field_named(field: str, value: Any) -> None:

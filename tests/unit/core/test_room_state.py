@@ -9,7 +9,7 @@ from fanout.core.errors import RecordError
 from fanout.core.ledger import NOTHING, Stay
 from fanout.core.limits import CHUNK_SLOTS, IDEMPOTENCY_S, KEYED_IDS_MAX, STAY_REMEMBERED_MS
 from fanout.core.policy import DropReason
-from fanout.core.profiles import GROUP, LIVE
+from fanout.core.profiles import GROUP, LIVE, Policy
 from fanout.core.records import Attached
 from fanout.core.room_log import NONE
 from fanout.core.room_state import (
@@ -48,6 +48,22 @@ def test_slots_in_force_are_the_profiles_until_a_budget_changes_them(room: RoomS
     assert room.shared_slots == 3
 
 
+def test_a_degraded_room_sheds_the_types_of_its_policy_and_another_one_none(room: RoomState) -> None:
+    assert (room.degraded, room.off_types) == (False, frozenset())
+    room.put_in_force(Values(20, 50_000, True))
+    assert (room.degraded, room.off_types) == (True, frozenset({"typing"}))
+    room.use(Policy(degrade_off_types=frozenset({"wave"})))
+    assert room.off_types == {"wave"}
+    room.use(Policy(degrade_members=0))
+    assert (room.degraded, room.off_types) == (False, frozenset())
+
+
+def test_a_room_that_is_not_thinned_is_never_degraded() -> None:
+    room = RoomState.fresh("app/group:g", GROUP, 0)
+    room.put_in_force(Values(20, 10**6, True))
+    assert not room.degraded and not room.off_types
+
+
 def test_stored_state_comes_back_as_it_was(room: RoomState) -> None:
     room.attach(5, 100, 1)
     room.announce(5, 100, report(subscriptions=2, offered=[0, 0, 2, 0], written=[0, 0, 2, 0]))
@@ -55,11 +71,12 @@ def test_stored_state_comes_back_as_it_was(room: RoomState) -> None:
     room.drop(DropReason.SENDER_CAP, 2)
     room.ledger.accepted[2] = 1
     room.thinning.clock_ms, room.thinning.senders = 17, {"ann": 1}
-    room.put_in_force(Values(8, 9_000))
+    room.put_in_force(Values(8, 9_000, True))
     loaded = again(room)
     assert loaded.encode() == room.encode()
     assert loaded.targets == room.targets == ((5, 100), (6, 200))
-    assert loaded.values == Values(8, 9_000)
+    assert loaded.values == Values(8, 9_000, True)
+    assert loaded.degraded
     assert loaded.shared_slots == 8
     assert not loaded.is_changed
     assert loaded.keyed is None

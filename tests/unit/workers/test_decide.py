@@ -30,6 +30,7 @@ from fanout.core.records import (
     encode,
 )
 from tests.support.partitions import merged
+from fanout.core.room_state import Values
 from tests.support.rooms import KEY, PROFILES, ROOM, DecidedRoom, Rec, attach, detach, message, records, report
 from workers import decide
 from workers.turn import Turn
@@ -408,14 +409,14 @@ def test_an_announce_that_the_state_contains_does_nothing() -> None:
 def test_a_budget_changes_the_shared_slots_from_where_it_stands() -> None:
     decided = DecidedRoom(LIVE)
     turn = Turn(1, 0.0)
-    decide.put_in_force(turn, decided.ownership, decided.room, 0, (5, 90_000))
+    decide.put_in_force(turn, decided.ownership, decided.room, 0, Values(5, 90_000))
     for offset in range(1, 11):
         decide.apply(turn, decided.ownership, decided.room, [Rec(offset, message())], PROFILES)
     decided.close(turn)
     assert decided.room.ledger.kept == [0, 0, 5, 0]
     assert decided.room.values.members == 90_000
     again = Turn(2, 0.0)
-    decide.put_in_force(again, decided.ownership, decided.room, 0, (7, 1))
+    decide.put_in_force(again, decided.ownership, decided.room, 0, Values(7, 1))
     assert decided.room.values.shared_slots == 5
 
 
