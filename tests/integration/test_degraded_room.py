@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 
+from fanout.core.ledger import differences
 from fanout.core.messages import room_key
 from fanout.core.records import BUDGET, MESSAGES, Budget, encode
 from fanout.protocol.centrifuge import HistoryRequest, StreamPosition, WireFormat
 from fanout.runtime.apps import DEV_APP
 from sharding.placement import partition_of
+from tests.support.engine_process import ServedEngine, engine_process
 from tests.support.live_edge import Client, LiveEdge, live_edge
 from tests.support.loops import on_uvloop
+from tests.support.wire_client import WireClient, wire_client
 
 ROOM = "live:stage"
 KEY = room_key(DEV_APP, ROOM)
 MOST = 20
+WAIT_S = 30.0  # gateways announce every ten seconds, budgets are looked at each second
 
 
 async def degrade(edge: LiveEdge, *, degraded: bool = True) -> None:
@@ -80,3 +86,60 @@ async def test_pages_are_short_and_what_was_missed_is_replayed_whole() -> None:
         first = published[0]
         reply = await back.subscribe(ROOM, recover=True, offset=first.offset, epoch=first.epoch)
         assert reply.recovered and len(reply.publications) == 2 * MOST - 1
+
+
+def set_policy(engine: ServedEngine, policy: dict[str, Any]) -> None:
+    """Change what live rooms are thinned by."""
+    answer = httpx.put(f"{engine.http_url}/v1/config/policies/live", json=policy, trust_env=False)
+    assert answer.status_code == 200, answer.text
+
+
+async def told(engine: ServedEngine) -> object:
+    """Return what a viewer who subscribes now is told."""
+    async with wire_client(engine.ws_url) as viewer:
+        reply = await viewer.command(subscribe={"channel": ROOM})
+        return reply["subscribe"].get("data")
+
+
+async def counted(engine: ServedEngine, messages: int) -> dict[str, Any]:
+    """Return the ledger of the room once it knows of so many messages; it adds up."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            found: dict[str, Any] = engine.get(f"/v1/rooms/{ROOM}/ledger").json()
+            if sum(found["accepted"].values()) >= messages:
+                assert differences(found) == []
+                return found
+            await asyncio.sleep(0.05)
+
+
+async def up_to(viewer: WireClient, data: object) -> list[dict[str, Any]]:
+    """Return the publications that a viewer gets before one with this payload."""
+    found = []
+    while (publication := await viewer.publication())["data"] != data:
+        found.append(publication)
+    return found
+
+
+async def test_a_room_that_grows_beyond_its_policy_sheds_what_nobody_needs() -> None:
+    with engine_process() as engine:
+        policy = {"degrade_members": 3, "degrade_history": 5, "late_low_ms": 0}
+        set_policy(engine, policy)
+        async with (
+            wire_client(engine.ws_url, room=ROOM) as viewer,
+            wire_client(engine.ws_url, room=ROOM),
+            wire_client(engine.ws_url, room=ROOM),
+        ):
+            engine.publish(ROOM, "ann types", type="typing", priority="low")
+            engine.publish(ROOM, "first", priority="high")
+            assert [one["data"] for one in await up_to(viewer, "first")] == ["ann types"]
+            async with asyncio.timeout(WAIT_S):
+                while (said := await told(engine)) is None:
+                    await asyncio.sleep(0.1)
+            assert said == {"degraded": True, "history_max": 5}
+
+            engine.publish(ROOM, "bob types", type="typing", priority="low")
+            engine.publish(ROOM, "second", priority="high")
+            assert await up_to(viewer, "second") == []
+            found = await counted(engine, 4)
+            assert found["dropped"] == {"policy": {"degraded": {"system": 0, "high": 0, "normal": 0, "low": 1}}}
+            assert "fanout_rooms_degraded_changes_total 1.0" in engine.get("/metrics").text

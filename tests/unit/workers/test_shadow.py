@@ -128,6 +128,23 @@ def test_another_budget_of_the_proposed_policy_is_worked_out_from_the_sizes_that
     assert (kept(comparison.in_force.counts()), kept(comparison.proposed.counts())) == (3, slots)
 
 
+def test_a_proposed_policy_that_degrades_at_the_same_size_goes_by_the_records() -> None:
+    degraded = Rec(0, encode(BUDGET, Budget({ROOM: (20, 50_000)}, [ROOM])), key=None, timestamp=AT_MS)
+    typing = [Rec(offset, message(type_="typing"), timestamp=AT_MS) for offset in (1, 2)]
+    comparison = compared([degraded, *typing], Policy(degrade_off_types=frozenset()))
+    assert comparison.in_force.counts()["dropped"]["policy"]["degraded"]["normal"] == 2
+    assert kept(comparison.proposed.counts()) == 2
+
+
+def test_a_proposed_policy_with_another_size_degrades_by_what_gateways_announce() -> None:
+    typing = [Rec(offset, message(type_="typing"), timestamp=AT_MS) for offset in (1, 3)]
+    records = [announced(0, 999), typing[0], announced(2, 1_000), typing[1]]
+    comparison = compared(records, Policy(degrade_members=1_000))
+    assert kept(comparison.in_force.counts()) == 2
+    assert kept(comparison.proposed.counts()) == 1
+    assert comparison.proposed.counts()["dropped"]["policy"]["degraded"]["normal"] == 1
+
+
 def test_gateways_are_added_up_with_their_pressure_and_one_that_is_silent_for_two_minutes_is_gone() -> None:
     other = Policy(room_deliveries_per_s=1_000_000, shared_slots_min=1, shared_slots_max=16)
     both = [announced(0, 10_000, slot=1), announced(1, 10_000, slot=2, pressure=100)]
