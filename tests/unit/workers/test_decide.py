@@ -29,8 +29,8 @@ from fanout.core.records import (
     RoomReport,
     encode,
 )
-from tests.support.partitions import merged
 from fanout.core.room_state import Values
+from tests.support.partitions import merged
 from tests.support.rooms import KEY, PROFILES, ROOM, DecidedRoom, Rec, attach, detach, message, records, report
 from workers import decide
 from workers.turn import Turn
