@@ -28,8 +28,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     ``high_per_s`` and ``high_burst`` bound HIGH of one room at admission; beyond, ``high_excess`` says ``reject`` or
     ``degrade`` (to normal). Older than ``late_low_ms`` and ``late_normal_ms`` a message of that class is not
-    delivered any more; 0 = never too late. ``sample_buckets`` (0 = off, else 2 to 8): a NORMAL message over budget goes
-    to one of so many shares of the viewers.
+    delivered any more; 0 = never too late.
 
     With ``degrade_members`` members (0 = never) a room is *degraded*: of its NORMAL and LOW messages those of
     ``degrade_off_types`` are dropped, and a client's history call hands out ``degrade_history`` publications at most
@@ -52,7 +51,6 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     high_excess: str = "reject"
     late_low_ms: int = 2_000
     late_normal_ms: int = 10_000
-    sample_buckets: int = 0
     degrade_members: int = 50_000  # where a room's joins alone, a few a second for each thousand members, fill windows
     degrade_off_types: frozenset[str] = frozenset({"typing"})
     degrade_history: int = 20  # a screenful: half a million phones that join ask for this much, and no more
@@ -110,7 +108,6 @@ _NAMES: Final = (
     "degrade_off_types",
 )
 _EXCESSES: Final = ("reject", "degrade")
-_BUCKETS: Final = (0, 2, 3, 4, 5, 6, 7, 8)
 
 
 def check_policy(policy: Policy) -> None:
@@ -127,8 +124,6 @@ def check_policy(policy: Policy) -> None:
         raise Refused(BAD_REQUEST, f"high_per_s: 0.001 to 1000000, not {policy.high_per_s:g}")
     if policy.high_excess not in _EXCESSES:
         raise Refused(BAD_REQUEST, f"high_excess: {policy.high_excess[:32]!r} is none of {', '.join(_EXCESSES)}")
-    if policy.sample_buckets not in _BUCKETS:
-        raise Refused(BAD_REQUEST, f"sample_buckets: 0 or 2 to 8, not {policy.sample_buckets}")
     for type_, word in policy.types.items():
         if word not in PRIORITY_BY_WORD:
             raise Refused(BAD_REQUEST, f"types.{type_[:64]}: {word[:32]!r} is none of {', '.join(PRIORITY_BY_WORD)}")

@@ -31,7 +31,6 @@ def test_the_policy_of_the_start_is_a_good_one() -> None:
         ("high_excess", "drop"),
         ("late_low_ms", -1),
         ("late_normal_ms", 3_600_001),
-        ("sample_buckets", 1),
         ("types", {"gift": "urgent"}),
         ("raised_users", frozenset(map(str, range(1_001)))),
         ("degrade_members", -1),
