@@ -11,6 +11,7 @@ Bytes that are no record of ours leave the room unchanged and are parked. Messag
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from fanout.core import quota
@@ -40,6 +41,7 @@ from fanout.core.records import (
 from fanout.core.room_state import RoomState, Values
 from fanout.ports import HistoryBatch, LogRecord
 from workers.chunks import ChunkBuilder
+from workers.degrade import degraded, parse_degraded
 from workers.late import skip_late
 from workers.merging import fold, fold_on
 from workers.poison import poison
@@ -71,13 +73,14 @@ def apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[L
 def _apply(turn: Turn, ownership: Ownership, room: RoomState, records: Sequence[LogRecord], profiles: Profiles) -> None:
     applied = room.applied
     folded = 0
+    read = partial(parse_degraded, room) if room.degraded else parse
     messages: list[Parsed] = []
     for record in records:
         offset = record.offset
         if offset < applied:
             continue
         try:
-            parsed = parse(record, offset)
+            parsed = read(record, offset)
             if parsed is not None:
                 if not parsed[3] & MERGE:
                     messages.append(parsed)
@@ -225,8 +228,11 @@ def _apply_foreign(
         priority = _foreign_class(turn, room, message, asked, at_ms)
     id_ = foreign_id(at_ms, ownership.partition, record.offset, message.parent)
     # Its id is new in every record, so that a key cannot be recognised by it.
-    decided = fold if flags & MERGE else _publish_one
-    decided(turn, ownership, room, (record, record.offset, priority.value, flags & ~KEYED, id_, message))
+    parsed: Parsed = (record, record.offset, priority.value, flags & ~KEYED, id_, message)
+    if room.degraded:
+        parsed = degraded(room, parsed)
+    decided = fold if parsed[3] & MERGE else _publish_one
+    decided(turn, ownership, room, parsed)
 
 
 def _publish_one(turn: Turn, ownership: Ownership, room: RoomState, message: Parsed) -> None:

@@ -167,7 +167,7 @@ class Partition:
         begun = 0  # where those begin that the current run has of these records
         for index, record in enumerate(records):
             if not from_ms <= record.timestamp < to_ms:
-                if windows or may_merge(records[begun:index]):
+                if windows or may_merge(records[begun:index]) or self._is_any_degraded(by_room):
                     self._take_rooms(turn, by_room, ticket)
                     by_room.clear()
                 self._enter(turn, record, remember=bool(by_room or self.held))
@@ -199,6 +199,10 @@ class Partition:
                     self._hold(record, key, None, ticket, turn.begun_s)
                 except Exception as error:
                     turn.parked.append(poison(self.number, record, error))
+
+    def _is_any_degraded(self, keys: Iterable[bytes]) -> bool:
+        """True where one of these rooms is here and merges what nobody asked to be merged."""
+        return any(room is not None and room.degraded for room in map(self.rooms.get, keys))
 
     def _enter(self, turn: Turn, record: LogRecord, *, remember: bool) -> None:
         """A record of another window than the one before: the folds whose window is over are sent first."""

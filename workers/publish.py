@@ -38,7 +38,7 @@ _RELIABLE: Final = Kind.RELIABLE.value
 _EPHEMERAL: Final = Kind.EPHEMERAL.value
 _CLASSES: Final = len(PRIORITIES)
 _DEGRADED: Final = DropReason.DEGRADED
-_LEAST: Final = (Priority.NORMAL.value, Priority.LOW.value)
+LEAST: Final = (Priority.NORMAL.value, Priority.LOW.value)  # the classes that may be dropped
 _UNSAMPLED: Final = OUTCOME_SAMPLE - 1
 
 
@@ -92,7 +92,7 @@ def publish(  # noqa: PLR0912 - a call a message costs more than all that these 
             if reason is None and thinned:
                 reason = (
                     _DEGRADED
-                    if off_types and message.type in off_types and class_ in _LEAST
+                    if off_types and message.type in off_types and class_ in LEAST
                     else take_slot(thinning, policy, shared_slots, PRIORITIES[class_], message.sender, message.type)
                 )
             if flags & TRACKED or not position & _UNSAMPLED:

@@ -33,7 +33,6 @@ from fanout.core.limits import (
     ROOMS_IN_MEMORY_MAX,
     TURN_RECORDS,
 )
-from fanout.core.messages import PRIORITIES
 from fanout.core.profiles import Profiles
 from fanout.core.records import MESSAGES
 from fanout.ports import SLOTS, Clock, GroupReader, Log, LogRecord, Store
@@ -49,6 +48,7 @@ from workers.partitions import Partitions
 from workers.steady_writer import SteadyWriter
 from workers.ticker import LOOK_S, Ticker
 from workers.turn import Turn
+from workers.turn_metrics import count
 
 GROUP: Final = "fanout-workers"
 POLL_S: Final = 0.2
@@ -275,7 +275,7 @@ class RoomWorker:
         decide.close(turn)
         self._hand_over(turn)
         self._line.put(turn)
-        _count(turn)
+        count(turn)
 
     def _decided(self, turn: Turn) -> None:
         """Send what was decided beside the polls: at once, or with the open turn that it has joined."""
@@ -487,25 +487,3 @@ class RoomWorker:
                 # cut short or made anew; a reader with nothing to read may not notice
                 self._partitions.out_of_range(OutOfRange(MESSAGES, number, at, earliest, end))
         metrics.LOG_LAG.labels(MESSAGES).set(lag)
-
-
-def _count(turn: Turn) -> None:
-    """Add a turn's counts to the metrics, once a turn."""
-    for counter, counts in (
-        (metrics.MESSAGES_KEPT, turn.kept),
-        (metrics.MESSAGES_MERGED, turn.merged),
-        (metrics.FOLDS_SENT, turn.folds),
-    ):
-        for priority, count in zip(PRIORITIES, counts, strict=True):
-            if count:
-                counter.labels(priority.word).inc(count)
-    for (reason, class_), dropped in turn.dropped.items():
-        metrics.MESSAGES_DROPPED.labels(reason.stage, reason.word, PRIORITIES[class_].word).inc(dropped)
-    if turn.degraded:
-        metrics.MESSAGES_DEGRADED.labels("worker").inc(turn.degraded)
-    if turn.rooms_degraded:
-        metrics.ROOMS_DEGRADED.inc(turn.rooms_degraded)
-    if turn.policies:
-        metrics.POLICIES_APPLIED.inc(len(turn.policies))
-    for what, ignored in turn.fenced.items():
-        metrics.FENCED.labels(what).inc(ignored)

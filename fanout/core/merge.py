@@ -14,7 +14,6 @@ close and what becomes of the publications (``workers``), who counts (``ledger``
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -22,7 +21,7 @@ import msgspec
 
 from fanout.core.errors import BAD_REQUEST, Refused
 from fanout.core.limits import FOLDS_BYTES_MAX, FOLDS_MAX
-from fanout.core.messages import PRIORITIES, Kind, Priority
+from fanout.core.messages import PRIORITIES, TYPE, Kind, Priority
 from fanout.core.policy import DropReason
 from fanout.core.records import Merge, Message
 
@@ -31,7 +30,6 @@ TOP_MAX: Final = 10  # publications of one fold
 VALUE_MAX: Final = 1e12  # thousands of them in a window still add up to less than 2^53: whole numbers stay exact
 FOLD_BYTES: Final = 128  # of a fold's stored form, beside its payloads: a key of 64, numbers
 
-_KEY: Final = re.compile(r"[A-Za-z0-9_.:@/-]{1,64}", re.ASCII)
 _VALUE_MIN: Final = -VALUE_MAX
 _WHOLE_MAX: Final = 1 << 53
 _TOP: Final = "top"
@@ -79,7 +77,7 @@ def check_merge(merge: Merge) -> None:
     """Raise Refused ``bad_request`` naming the field by which nothing can be folded."""
     if merge.op not in OPS:
         raise Refused(BAD_REQUEST, f"merge.op: {merge.op[:32]!r} is none of {', '.join(OPS)}")
-    if not _KEY.fullmatch(merge.key):
+    if not TYPE.fullmatch(merge.key):
         raise Refused(BAD_REQUEST, "merge.key: 1 to 64 characters out of A-Z a-z 0-9 _ . : @ / -")
     if not 1 <= merge.n <= (TOP_MAX if merge.op == _TOP else 1):
         raise Refused(BAD_REQUEST, f"merge.n: 1 to {TOP_MAX} with top, else 1")

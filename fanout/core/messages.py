@@ -13,6 +13,7 @@ from fanout.core.errors import BAD_REQUEST, PERMISSION_DENIED, Refused
 
 _ROOM: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _USER: Final = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)
+TYPE: Final = re.compile(r"[A-Za-z0-9_.:@/-]{1,64}", re.ASCII)  # a message type, and the key of what is merged
 _APP: Final = re.compile(r"[a-z0-9_-]{1,32}", re.ASCII)
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from fanout.core.errors import BAD_REQUEST, UNKNOWN_NAMESPACE, Refused
-from fanout.core.messages import PRIORITY_BY_WORD, Kind
+from fanout.core.messages import PRIORITY_BY_WORD, TYPE, Kind
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -31,8 +31,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     delivered any more; 0 = never too late.
 
     With ``degrade_members`` members (0 = never) a room is *degraded*: of its NORMAL and LOW messages those of
-    ``degrade_off_types`` are dropped, and a client's history call hands out ``degrade_history`` publications at most
-    (0 = as many as ever).
+    ``degrade_off_types`` are dropped, those of ``degrade_merged_types`` are folded by type, and a client's history call
+    hands out ``degrade_history`` publications at most (0 = as many as ever).
     """
 
     types: dict[str, str] = {}
@@ -53,6 +53,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     late_normal_ms: int = 10_000
     degrade_members: int = 50_000  # where a room's joins alone, a few a second for each thousand members, fill windows
     degrade_off_types: frozenset[str] = frozenset({"typing"})
+    degrade_merged_types: frozenset[str] = frozenset({"join", "leave"})
     degrade_history: int = 20  # a screenful: half a million phones that join ask for this much, and no more
 
 
@@ -106,6 +107,7 @@ _NAMES: Final = (
     "allowlist_users",
     "allowlist_types",
     "degrade_off_types",
+    "degrade_merged_types",
 )
 _EXCESSES: Final = ("reject", "degrade")
 
@@ -130,6 +132,9 @@ def check_policy(policy: Policy) -> None:
     for field in _NAMES:
         if len(getattr(policy, field)) > _NAMES_MAX:
             raise Refused(BAD_REQUEST, f"{field}: {len(getattr(policy, field))} names, at most {_NAMES_MAX}")
+    for type_ in sorted(policy.degrade_merged_types):
+        if not TYPE.fullmatch(type_):
+            raise Refused(BAD_REQUEST, f"degrade_merged_types: {type_[:64]!r} is no message type")
 
 
 def namespace_of(room: str) -> str:

@@ -15,7 +15,7 @@ from fanout.core.errors import BAD_REQUEST, LIMIT_EXCEEDED, NOT_AVAILABLE, TOO_L
 from fanout.core.ids import AHEAD_MS_MAX, ID_MAX, is_ahead
 from fanout.core.limits import MESSAGE_BYTES_MAX, PUBLISH_BATCH_MAX
 from fanout.core.merge import check_merge, check_merged
-from fanout.core.messages import PRIORITY_BY_WORD, Priority, check_room, check_user
+from fanout.core.messages import PRIORITY_BY_WORD, TYPE, Priority, check_room, check_user
 from fanout.core.profiles import Profile, Profiles
 from fanout.core.records import KEYED, MERGE, TRACKED, Merge, Message
 
@@ -28,7 +28,6 @@ TTL_MS_MAX: Final = 7 * 86_400_000
 BODY_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX  # POST /v1/publish: data, every name at its longest, and white space
 BATCH_BYTES_MAX: Final = 8 << 20  # POST /v1/publish/batch: 1,000 messages of 8 KB
 
-_TYPE: Final = re.compile(r"[A-Za-z0-9_.:@/-]{1,64}", re.ASCII)
 _DECIMAL: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
@@ -256,7 +255,7 @@ def depth(data: bytes) -> int:
 
 
 def _check_type(type_: str) -> str:
-    if not _TYPE.fullmatch(type_):
+    if not TYPE.fullmatch(type_):
         raise Refused(BAD_REQUEST, "type: 1 to 64 characters out of A-Z a-z 0-9 _ . : @ / -")
     return type_
 

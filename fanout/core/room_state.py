@@ -121,8 +121,8 @@ class RoomState:
     when the room was loaded (the store moves it on), ``n`` reliable publications ever, ``applied`` log offset of the
     last record applied + 1. ``parts`` is how many publications the record at log offset ``closed_at`` has brought by
     closing folds: they come before its own. ``targets`` are the live routes. ``off_types`` are the types of NORMAL and
-    LOW messages that are dropped because the room is degraded. ``loans`` counts turns whose history is not stored yet:
-    such a room may not be forgotten.
+    LOW messages that are dropped because the room is degraded, ``merged_types`` those that are folded. ``loans`` counts
+    turns whose history is not stored yet: such a room may not be forgotten.
     """
 
     __slots__ = (
@@ -140,6 +140,7 @@ class RoomState:
         "last",
         "ledger",
         "loans",
+        "merged_types",
         "n",
         "off_types",
         "parts",
@@ -218,6 +219,7 @@ class RoomState:
         self.shared_slots = min(max(slots, policy.shared_slots_min), policy.shared_slots_max)
         self.degraded = values.degraded and policy.degrade_members > 0 and self.profile.thinned
         self.off_types = policy.degrade_off_types if self.degraded else _NO_TYPES
+        self.merged_types = policy.degrade_merged_types if self.degraded else _NO_TYPES
 
     def use(self, policy: Policy) -> None:
         """Decide by this policy from here on; the values that a Budget brought hold within its bounds."""

@@ -138,8 +138,17 @@ async def test_a_room_that_grows_beyond_its_policy_sheds_what_nobody_needs() -> 
             assert said == {"degraded": True, "history_max": 5}
 
             engine.publish(ROOM, "bob types", type="typing", priority="low")
+            for number in range(5):
+                engine.publish(ROOM, {"viewers": number}, type="join", priority="low")
             engine.publish(ROOM, "second", priority="high")
             assert await up_to(viewer, "second") == []
-            found = await counted(engine, 4)
+            joins = 0
+            while joins < 5:
+                publication = await viewer.publication()
+                assert publication["tags"]["merge_key"] == "join"
+                joins += int(publication["tags"]["merge_count"])
+            assert (joins, publication["data"]) == (5, {"viewers": 4})
+            found = await counted(engine, 9)
+            assert found["merged"]["low"] == 5
             assert found["dropped"] == {"policy": {"degraded": {"system": 0, "high": 0, "normal": 0, "low": 1}}}
             assert "fanout_rooms_degraded_changes_total 1.0" in engine.get("/metrics").text

@@ -36,6 +36,7 @@ def test_the_policy_of_the_start_is_a_good_one() -> None:
         ("degrade_members", -1),
         ("degrade_history", 1_001),
         ("degrade_off_types", frozenset(map(str, range(1_001)))),
+        ("degrade_merged_types", frozenset({"two words"})),
     ],
 )
 def test_a_bad_policy_is_refused_with_the_field_named(field: str, value: Any) -> None:

@@ -49,13 +49,14 @@ def test_slots_in_force_are_the_profiles_until_a_budget_changes_them(room: RoomS
 
 
 def test_a_degraded_room_sheds_the_types_of_its_policy_and_another_one_none(room: RoomState) -> None:
-    assert (room.degraded, room.off_types) == (False, frozenset())
+    assert (room.degraded, room.off_types, room.merged_types) == (False, frozenset(), frozenset())
     room.put_in_force(Values(20, 50_000, True))
     assert (room.degraded, room.off_types) == (True, frozenset({"typing"}))
+    assert room.merged_types == frozenset({"join", "leave"})
     room.use(Policy(degrade_off_types=frozenset({"wave"})))
     assert room.off_types == {"wave"}
     room.use(Policy(degrade_members=0))
-    assert (room.degraded, room.off_types) == (False, frozenset())
+    assert (room.degraded, room.off_types, room.merged_types) == (False, frozenset(), frozenset())
 
 
 def test_a_room_that_is_not_thinned_is_never_degraded() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from fanout.core import ledger
@@ -13,12 +15,18 @@ from fanout.core.records import (
     ANNOUNCE,
     BUDGET,
     KEYED,
+    MERGE,
+    MESSAGE,
     POLICY,
+    TICK,
     Announce,
     Budget,
     Chunk,
+    Merge,
+    Message,
     PolicyChange,
     RoomBatch,
+    Tick,
     body,
     encode,
 )
@@ -29,6 +37,7 @@ from workers.budgets import changes, no_quota
 from workers.partition import Partition
 from workers.turn import Ownership, Turn
 
+T = 1_800_000_000_000  # begins a window
 SLOT = 3
 LARGE = LIVE.policy.degrade_members
 DEGRADED = encode(BUDGET, Budget({ROOM: (20, LARGE)}, [ROOM]))
@@ -43,14 +52,19 @@ class Story:
         self.offset = 0
         self.tell(attach(SLOT))
 
-    def tell(self, value: bytes, key: bytes | None = KEY) -> Turn:
-        """Append a record; return the turn that it made."""
+    def tell(self, value: bytes, key: bytes | None = KEY, at_ms: int = 0) -> Turn:
+        """Append a record so many ms after the first window began; return the turn that it made."""
+        return self.tell_all([(value, at_ms)], key)
+
+    def tell_all(self, values: Sequence[tuple[bytes, int]], key: bytes | None = KEY) -> Turn:
+        """Append records, which come in one poll; return its turn."""
         turn = Turn(self.offset + 1, 0.0)
-        self.partition.take(turn, [Rec(self.offset, value, key)])
+        records = [Rec(self.offset + place, value, key, T + at_ms) for place, (value, at_ms) in enumerate(values)]
+        self.partition.take(turn, records)
         self.partition.loaded(turn, dict.fromkeys(self.partition.ask(9)), lambda _: False)
         decide.close(turn)
         assert turn.parked == []
-        self.offset += 1
+        self.offset += len(records)
         return turn
 
     @property
@@ -142,6 +156,67 @@ def test_typing_is_off_in_a_degraded_room_and_only_there(story: Story) -> None:
     assert counted.kept == [0, 0, 5, 2]
     assert story.room.thinned == [0, 0, 1, 1]
     assert ledger.differences(ledger.report(story.room.encode())) == []
+
+
+def test_joins_of_a_degraded_room_become_one_count_for_each_window(story: Story) -> None:
+    story.tell(DEGRADED, None)
+    for number in range(5):
+        story.tell(message(Priority.LOW, number, type_="join", data=b"%d" % number), at_ms=40 * number)
+    assert story.room.ledger.merged == [0, 0, 0, 5]
+    (batch,) = told(story.tell(encode(TICK, Tick()), None, at_ms=400))
+    (entry,) = batch.entries
+    assert (entry.data, entry.type, entry.tags) == (
+        b"4",
+        "join",
+        {"merge_key": "join", "merge_count": "5", "merge_value": "5"},
+    )
+    assert ledger.differences(ledger.report(story.room.encode())) == []
+
+
+def test_a_window_of_merged_joins_ends_with_the_poll_that_holds_its_end_as_well(story: Story) -> None:
+    story.tell(DEGRADED, None)
+    said = [message(Priority.LOW, n, type_="join") for n in range(4)]
+    turn = story.tell_all([(said[0], 0), (said[1], 10), (said[2], 210), (said[3], 220)])
+    (batch,) = told(turn)
+    assert [entry.tags for entry in batch.entries] == [
+        {"merge_key": "join", "merge_count": "2", "merge_value": "2"},
+    ]
+
+
+def test_a_join_of_high_is_shown_by_itself_and_one_that_asks_to_be_merged_is_merged_as_it_asks(story: Story) -> None:
+    story.tell(DEGRADED, None)
+    story.tell(message(Priority.HIGH, type_="join"))
+    asked = Message(b"1", type="join", merge=Merge("arrivals", "latest"))
+    story.tell(encode(MESSAGE, asked, priority=Priority.LOW.value, flags=MERGE))
+    story.tell(message(Priority.LOW, type_="leave"))
+    assert (story.room.ledger.kept, story.room.ledger.merged) == ([0, 1, 0, 0], [0, 0, 0, 2])
+    (batch,) = told(story.tell(encode(TICK, Tick()), None, at_ms=400))
+    assert [(entry.tags or {})["merge_key"] for entry in batch.entries] == ["arrivals", "leave"]
+
+
+def test_typing_is_off_also_where_it_asks_to_be_merged(story: Story) -> None:
+    story.tell(DEGRADED, None)
+    typing = Message(b"1", type="typing", merge=Merge("typing", "sum"))
+    story.tell(encode(MESSAGE, typing, priority=Priority.LOW.value, flags=MERGE))
+    assert story.room.ledger.dropped == {"policy": {"degraded": [0, 0, 0, 1]}}
+    assert story.room.folds is None
+
+
+def test_a_foreign_producers_typing_and_joins_are_shed_alike(story: Story) -> None:
+    story.tell(DEGRADED, None)
+    for type_ in ("typing", "join", "chat"):
+        story.tell(b'{"room":"live:stage","data":1,"type":"%s"}' % type_.encode())
+    counted = story.room.ledger
+    assert (counted.kept[2], counted.merged[2]) == (1, 1)
+    assert counted.dropped == {"policy": {"degraded": [0, 0, 1, 0]}}
+
+
+def test_a_room_that_is_degraded_no_longer_shows_joins_again_and_counts_those_before(story: Story) -> None:
+    story.tell(DEGRADED, None)
+    story.tell(message(Priority.LOW, type_="join"))
+    story.tell(AS_EVER, None)
+    story.tell(message(Priority.LOW, type_="join"))
+    assert (story.room.ledger.kept[3], story.room.ledger.merged[3]) == (1, 1)
 
 
 def test_what_is_never_dropped_is_not_dropped_for_its_type(story: Story) -> None:
