@@ -70,18 +70,18 @@ async def test_a_client_that_reads_a_little_now_and_then_gets_everything_reliabl
         async with raw_client(gateway.port, room="live:a", small=True) as slow:
             witness = await edge.listener("live:a")
             slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            gifts = 0
+            notices = 0
             for number in range(1_200):
-                is_gift = number % 3 == 0
-                gifts += is_gift
-                await edge.publish("live:a", [number, "x" * 1_000], "high" if is_gift else "low")
+                is_notice = number % 3 == 0
+                notices += is_notice
+                await edge.publish("live:a", [number, "x" * 1_000], "system" if is_notice else "low")
                 await edge.publish(ROOM, number)
                 if number % 40 == 0:
                     slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
                     await slow.read_some()
                     slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
             slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
-            last = await edge.publish("live:a", [1_200, ""], "high")
+            last = await edge.publish("live:a", [1_200, ""], "system")
             async with asyncio.timeout(20):
                 while last.offset not in slow.offsets:
                     await slow.read_some()
@@ -90,7 +90,7 @@ async def test_a_client_that_reads_a_little_now_and_then_gets_everything_reliabl
             assert [number for number in numbers if number % 3 == 0] == list(range(0, 1_201, 3))
             for client in behaving:
                 assert await client.data(1_200) == list(range(1_200))
-            assert (await witness.data(gifts))[0][0] == 0
+            assert (await witness.data(notices))[0][0] == 0
 
 
 @on_uvloop

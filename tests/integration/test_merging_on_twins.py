@@ -135,16 +135,16 @@ def test_a_tick_that_the_log_does_not_take_is_followed_by_another() -> None:
         await world.attach(ROOM, gateway)
         writer = world.workers[0]._dead_writer._writer
         assert writer is not None
-        append, refused = writer.append, 0
+        append, refused = writer.append_many, 0
 
-        async def refuse(topic: str, partition: int, key: bytes | None, value: bytes | None) -> Appended:
+        async def refuse(topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes | None]]) -> Appended:
             nonlocal refused
             refused += 1
             if refused <= 3:
                 raise Unavailable("not now")
-            return await append(topic, partition, key, value)
+            return await append(topic, partition, records)
 
-        writer.append = refuse  # type: ignore[method-assign]
+        writer.append_many = refuse  # type: ignore[method-assign]
         await world.like(5)
         await seen(gateway, 5)
         await world.settled()
