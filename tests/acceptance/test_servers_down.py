@@ -93,7 +93,12 @@ class Room:
     accepted: dict[Any, dict[str, Any]] = field(default_factory=dict)
     refused: list[httpx.Response] = field(default_factory=list)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    pause: asyncio.Event = field(default_factory=asyncio.Event)
+    publishers: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def fall_silent(self) -> None:
+        """End the publishers; what they were about to be answered counts."""
+        self.stop.set()
+        await asyncio.gather(*self.publishers)
 
     async def publish(self, data: object, **fields: Any) -> bool:
         """Publish once; returns whether it was accepted. Any answer but 200 and a proper 503 fails."""
@@ -164,12 +169,11 @@ async def busy_room(world: World, *, publishing: bool = True) -> AsyncIterator[R
         for _ in range(SESSIONS):
             room.sessions.append(await stack.enter_async_context(session(world.engine.ws_url)))
             await room.sessions[-1].subscribe(room.name)
-        tasks = [asyncio.create_task(room.publish_and_repeat()), asyncio.create_task(room.publish_once_each())]
+        room.publishers += [asyncio.create_task(one) for one in (room.publish_and_repeat(), room.publish_once_each())]
         try:
             yield room
         finally:
-            room.stop.set()
-            await asyncio.gather(*tasks)
+            await room.fall_silent()
 
 
 async def readiness(http: httpx.AsyncClient) -> tuple[int, dict[str, bool]]:
@@ -240,13 +244,19 @@ async def test_without_the_log_publishes_are_refused_and_go_on_by_themselves_aft
                 await world.start_kafka()
         await ready(room.http)
         await new_messages(room)
-        room.stop.set()
+        await room.fall_silent()
         await room.wait_arrived()
         room.check()
         assert all(listening.unsubscribed == [] for listening in room.sessions), "told of a gap where there was none"
-        stored = [item["data"] for item in await history(room.http, room.name)]
+        stored: list[Any] = []
+
+        async def all_stored() -> bool:
+            nonlocal stored  # the history follows what sessions are given
+            stored = [item["data"] for item in await history(room.http, room.name)]
+            return set(room.accepted) <= set(stored)
+
+        await until(all_stored, "the history to have all that was accepted", BACK_S)
         assert len(stored) == len(set(stored))
-        assert set(room.accepted) <= set(stored)
         ledger = (await room.http.get(f"/v1/rooms/{room.name}/ledger")).json()
         assert differences(ledger) == []
         assert sum(ledger["kept"].values()) == len(stored)
@@ -283,7 +293,7 @@ async def test_without_the_store_connected_rooms_live_from_memory_and_history_re
         await ready(room.http)
         await asyncio.wait_for(subscribing, BACK_S)
         await new_messages(room)
-        room.stop.set()
+        await room.fall_silent()
         await room.wait_arrived()
         room.check()
         await check_history_and_late_comer(world, room, position)
@@ -302,7 +312,7 @@ async def test_a_store_that_was_emptied_is_noticed_and_declared(world: World) ->
         await asyncio.sleep(3.5)  # leases are renewed every 3 s
         await ready(room.http)
         await new_messages(room)
-        room.stop.set()
+        await room.fall_silent()
         await room.wait_arrived()
         room.check()
         await check_history_and_late_comer(world, room, position)
@@ -361,6 +371,6 @@ async def test_without_both_connections_stay_and_everything_goes_on_afterwards(w
             await world.start_kafka()
         await ready(room.http)
         await new_messages(room)
-        room.stop.set()
+        await room.fall_silent()
         await room.wait_arrived()
         room.check()
