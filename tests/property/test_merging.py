@@ -12,7 +12,7 @@ from fanout.core import ledger
 from fanout.core.merge import value_text
 from fanout.core.messages import Priority
 from fanout.core.policy import WINDOW_MS
-from fanout.core.records import KEYED, TICK, Tick, encode
+from fanout.core.records import BUDGET, KEYED, MESSAGE, TICK, Budget, Message, Tick, encode
 from tests.support.partitions import GROUP, LIVE, OTHER, DecidedPartition, merged
 from tests.support.rooms import Rec, attach, message
 
@@ -22,7 +22,7 @@ START_MS = 1_800_000_000_000
 LATE_MS = 1_000_000_000  # after everything else
 
 steps = st.sampled_from([0, 0, 0, 1, 30, 120, 199, 200, 450, 5_000])
-steps_back = st.sampled_from([0, 0, 0, 0, 0, 0, 1, 1, 30, 120, 200, 450, -1, -150, -400])
+steps_back = st.sampled_from([0, 0, 0, 0, 0, 0, 1, 1, 30, 120, 200, 450, -1, -150, -400, 300_000])
 ops = st.sampled_from([("sum", 1), ("latest", 1), ("top", 1), ("top", 3)])
 values = st.one_of(st.just(1.0), st.integers(-5, 5).map(float), st.floats(-1e12, 1e12, allow_nan=False))
 
@@ -124,6 +124,15 @@ records = st.one_of(
     st.just((LIVE, b'{"room":"live:stage","data":1,"priority":"low","merge":{"key":"a","op":"sum","value":2}}')),
     st.just((LIVE, b"\x01")),
     st.just((None, encode(TICK, Tick()))),
+    st.builds(
+        lambda room, word: (room, encode(MESSAGE, Message(b"1", type=word), priority=Priority.LOW.value)),
+        st.sampled_from(ROOMS),
+        st.sampled_from(["join", "join", "leave", "typing"]),
+    ),
+    st.builds(  # degraded rooms merge joins and leaves that nobody asked to be merged
+        lambda rooms: (None, encode(BUDGET, Budget({room.decode(): (20, 1) for room in ROOMS}, rooms))),
+        st.lists(st.sampled_from([room.decode() for room in ROOMS]), unique=True),
+    ),
 )
 
 
@@ -163,8 +172,9 @@ def play(owner: DecidedPartition, log: list[Rec], cuts: list[int], load_every: i
 
 
 def same(one: DecidedPartition, other: DecidedPartition) -> None:
-    """Both have sent the same, and their rooms stand in the store alike."""
+    """Both have sent the same, and their rooms stand in the store alike, with the counts of every span."""
     assert one.received == other.received
+    assert one.openings == other.openings
     assert one.metas.keys() == other.metas.keys()
     for key, meta in one.metas.items():
         assert (meta.applied, meta.head, meta.n, meta.state) == (

@@ -50,6 +50,7 @@ class DecidedPartition:
         self.changes: list[tuple[Turn, Change]] = []
         self.turns: list[Turn] = []
         self.metas: dict[bytes, RoomMeta] = {}
+        self.openings: dict[tuple[str, int], bytes] = {}  # by room and beginning of the span
 
     def take(self, records: Sequence[Rec]) -> Turn:
         """Decide about records in a turn; rooms that are not here stay held until ``load``."""
@@ -83,7 +84,7 @@ class DecidedPartition:
     def successor(self) -> DecidedPartition:
         """Return the next owner, which begins at the commit with what was stored; gateways go on as they were."""
         after = DecidedPartition(self.partition.commits.next_offset, self.partition.ownership.owner + 1)
-        after.metas = dict(self.metas)
+        after.metas, after.openings = dict(self.metas), dict(self.openings)
         after.received = {place: list(entries) for place, entries in self.received.items()}
         return after
 
@@ -110,6 +111,7 @@ class DecidedPartition:
 
     def _store(self, batch: HistoryBatch) -> None:
         key = batch.key.encode()
+        self.openings.update({(batch.key, one.at_ms): one.counts for one in batch.openings})
         before = self.metas.get(key)
         if before is None or batch.applied >= before.applied:
             keyed = [*(before.keyed if before is not None else ()), *batch.keyed]
