@@ -126,13 +126,10 @@ records = st.one_of(
     st.just((None, encode(TICK, Tick()))),
     st.builds(
         lambda room, word: (room, encode(MESSAGE, Message(b"1", type=word), priority=Priority.LOW.value)),
-        st.sampled_from(ROOMS),
-        st.sampled_from(["join", "join", "leave", "typing"]),
+        st.sampled_from([LIVE, OTHER]),
+        st.sampled_from(["join", "join", "join", "leave", "typing"]),
     ),
-    st.builds(  # degraded rooms merge joins and leaves that nobody asked to be merged
-        lambda rooms: (None, encode(BUDGET, Budget({room.decode(): (20, 1) for room in ROOMS}, rooms))),
-        st.lists(st.sampled_from([room.decode() for room in ROOMS]), unique=True),
-    ),
+    st.builds(lambda rooms: (None, budget(rooms)), st.lists(st.sampled_from(ROOMS), unique=True)),
 )
 
 
@@ -147,8 +144,14 @@ def cut(log: list[Rec], cuts: list[int]) -> list[list[Rec]]:
     return turns
 
 
-def a_log(said: list[tuple[tuple[bytes | None, bytes], int]]) -> list[Rec]:
+def budget(degraded: list[bytes]) -> bytes:
+    """Return a Budget that degrades these rooms and no others: they merge joins and leaves by themselves."""
+    return encode(BUDGET, Budget({room.decode(): (20, 1) for room in ROOMS}, [room.decode() for room in degraded]))
+
+
+def a_log(degraded: list[bytes], said: list[tuple[tuple[bytes | None, bytes], int]]) -> list[Rec]:
     at_ms, log = START_MS, [Rec(offset, attach(SLOT), room, START_MS) for offset, room in enumerate(ROOMS)]
+    log.append(Rec(len(log), budget(degraded), None, START_MS))
     for (key, value), step_ms in said:
         at_ms += step_ms
         log.append(Rec(len(log), value, key, at_ms))
@@ -157,7 +160,7 @@ def a_log(said: list[tuple[tuple[bytes | None, bytes], int]]) -> list[Rec]:
     return log
 
 
-logs = st.builds(a_log, st.lists(st.tuples(records, steps_back), max_size=50))
+logs = st.builds(a_log, st.sampled_from([[], [LIVE, OTHER]]), st.lists(st.tuples(records, steps_back), max_size=50))
 cuttings = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 
 
