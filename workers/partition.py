@@ -207,7 +207,7 @@ class Partition:
     def _enter(self, turn: Turn, record: LogRecord, *, remember: bool) -> None:
         """A record of another window than the one before: the folds whose window is over are sent first."""
         run = self.windows.enter(record.offset, record.timestamp, remember=remember)
-        for room, ticket in self.windows.over(run.window):
+        for room, ticket in self.windows.over(run):
             close_folds(turn, self.ownership, room, run.offset)
             turn.tickets.append((self.commits, ticket))
 

@@ -67,13 +67,23 @@ class Windows:
         self._numbers += 1
         heappush(self._waiting, (room.thinning.clock_ms // WINDOW_MS, self._numbers, room, ticket))
 
-    def over(self, window: int) -> Iterator[tuple[RoomState, Ticket]]:
-        """Yield the rooms whose window is over in this one, the longest over first; they wait no more."""
-        waiting = self._waiting
-        while waiting and waiting[0][0] < window:
-            _, _, room, ticket = heappop(waiting)
+    def over(self, run: Run) -> Iterator[tuple[RoomState, Ticket]]:
+        """Yield the rooms whose window this run ends, the longest over first; they wait no more.
+
+        A room whose state contains the run waits on: where record time steps back, a run that a new owner reads again
+        may lie in a later window than the fold that was opened behind it.
+        """
+        waiting, again = self._waiting, []
+        while waiting and waiting[0][0] < run.window:
+            entry = heappop(waiting)
+            _, _, room, ticket = entry
+            if run.offset < room.applied:
+                again.append(entry)
+                continue
             self._rooms.discard(room)
             yield room, ticket
+        for entry in again:
+            heappush(waiting, entry)
 
 
 def is_over(room: RoomState, run: Run) -> bool:

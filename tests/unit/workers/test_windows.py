@@ -33,11 +33,21 @@ def test_rooms_wait_for_a_later_window_and_leave_in_its_order() -> None:
     windows.wait(early, tickets[0])
     windows.wait(early, tickets[1])
     assert [ticket.parts for ticket in tickets] == [2, 2]
-    assert list(windows.over(5)) == []
-    assert list(windows.over(6)) == [(early, tickets[0])]
+    assert list(windows.over(Run(10, 5))) == []
+    assert list(windows.over(Run(11, 6))) == [(early, tickets[0])]
     assert len(windows) == 1
-    assert list(windows.over(100)) == [(late, tickets[1])]
+    assert list(windows.over(Run(12, 100))) == [(late, tickets[1])]
     assert not windows
+
+
+def test_a_run_that_the_state_of_a_room_contains_ends_nothing_there() -> None:
+    windows = Windows()
+    further, behind = room(1_000, applied=12), room(1_000, applied=11)
+    ticket = Ticket(5, 1)
+    windows.wait(further, ticket)
+    windows.wait(behind, ticket)
+    assert list(windows.over(Run(11, 6))) == [(behind, ticket)]
+    assert list(windows.over(Run(12, 6))) == [(further, ticket)]
 
 
 def test_runs_are_remembered_only_while_somebody_may_need_them_and_never_too_many() -> None:
